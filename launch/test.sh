@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Lint, format and all tests, in an environment of their own:
+#
+#   bash launch/test.sh [arguments of pytest]
+#
+# RASEREC_PYTHON names the Python to use, if not the first found. Tests on real data sets look for
+# them in RASEREC_DATA_DIR and skip without it.
+set -euo pipefail
+
+CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/environment.sh
+
+make_environment .venv-test
+install_into .venv-test '.[dev]'
+
+python=.venv-test/bin/python
+"$python" -m ruff check .
+"$python" -m ruff format --check .
+# Two processes: most of the time goes into XLA's compiler, which hardly uses a second core. The tests
+# of a file stay in one process, so that what one has compiled serves the next.
+exec "$python" -m pytest -n 2 --dist loadfile "$@"

@@ -1,0 +1,224 @@
+"""What the scripts in launch/ share: flags, configurations, errors in one line, exit codes.
+
+A script defines its flags, asks for the shared ones, and hands its `main(argv)` to `run`:
+
+    _WORKDIR = cli.workdir_flag()
+    _CONFIG = cli.config_flag()
+
+    def main(argv):
+        train(cli.load_config(), ..., workdir=_WORKDIR.value)
+
+    if __name__ == "__main__":
+        cli.run(main)
+
+Exit codes: 0 done; 1 a bug, with its traceback; 2 the user's input, flag or configuration; 3 a loss
+that is not finite; 4 interrupted, run again to go on. XLA's flags need no care here: importing
+raserec_jax settles them.
+"""
+
+import difflib
+import importlib
+import re
+import sys
+import textwrap
+from collections.abc import Callable
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from raserec_jax import config_files
+from raserec_jax.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_NON_FINITE,
+    EXIT_USER,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    NonFiniteLossError,
+)
+
+FLAGS = flags.FLAGS
+
+# Flag -> how to give it; flags that a script cannot do without.
+_required: dict[str, str] = {}
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Parses the flags, calls `main(argv)`, and exits with the code of what happened."""
+    app.run(lambda argv: _call(main, argv), flags_parser=_parse_flags)
+
+
+def config_flag() -> flags.FlagHolder:
+    """Defines --config, required, with its dotted overrides; its value is a locked ConfigDict."""
+    require("config", "--config=configs/raserec.py:movielens_100k")
+    words = "configuration: METHOD.py[:DATASET]; then --config.GROUP.NAME=VALUE changes one value"
+    try:
+        return config_flags.DEFINE_config_file("config", lock_config=True, help_string=words)
+    except flags.Error as error:  # it looks into a --flagfile already here
+        sys.exit(_complain(error, EXIT_USER))
+
+
+def workdir_flag() -> flags.FlagHolder[str]:
+    """Defines --workdir, required."""
+    require("workdir", "--workdir=runs/movielens_100k")
+    return flags.DEFINE_string("workdir", None, "folder that holds everything a run makes")
+
+
+def require(name: str, example: str) -> None:
+    """Makes a flag required; `example` is what the error about its absence shows."""
+    _required[name] = example
+
+
+def load_config() -> ConfigDict:
+    """The value of --config, locked, after the rules across its fields were checked.
+
+    Raises:
+      ConfigError: a rule is broken.
+    """
+    config = FLAGS.config
+    validate_config(config)
+    return config
+
+
+def validate_config(config: ConfigDict) -> None:
+    """Checks the rules across fields that types cannot express (`presets.check_config`).
+
+    Raises:
+      ConfigError: a rule is broken.
+    """
+    importlib.import_module("raserec_jax.presets").check_config(config)
+
+
+def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    try:
+        return main(argv) or EXIT_DONE
+    except (app.UsageError, DataError, ConfigError, CheckpointError) as error:
+        return _complain(error, EXIT_USER)
+    except NonFiniteLossError as error:
+        return _complain(error, EXIT_NON_FINITE)
+    except Interrupted as stop:
+        return _complain(stop, EXIT_INTERRUPTED, label="interrupted")
+    except KeyboardInterrupt:
+        message = "run the same command again to go on from what was saved"
+        return _complain(message, EXIT_INTERRUPTED, label="interrupted")
+
+
+def _complain(message: object, exit_code: int, label: str = "error") -> int:
+    """Prints one line to stderr; returns the exit code."""
+    sys.stdout.flush()
+    print(f"{label}: {' '.join(str(message).splitlines())}", file=sys.stderr)
+    return exit_code
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses all flags, or ends the program with one sentence; nothing may be left over."""
+    try:
+        argv = FLAGS.read_flags_from_files(argv, force_gnu=False)
+        if {"--help", "-help", "-h", "-?", "--helpshort"} & set(argv[1:]):
+            print(help_text(argv))
+            sys.exit(EXIT_DONE)
+        if "config" in FLAGS:
+            _check_config(argv)
+        rest = FLAGS(argv)
+        _check_complete(rest)
+    except (flags.Error, ConfigError, DataError) as error:
+        sys.exit(_complain(_in_words(error), EXIT_USER))
+    if FLAGS["verbosity"].using_default_value:
+        FLAGS.verbosity = logging.WARNING  # at absl's own default Orbax fills the terminal
+    return rest
+
+
+def _check_config(argv: list[str]) -> None:
+    """Refuses what config_flags would answer with a traceback."""
+    locations = _config_locations(argv)
+    if not locations:
+        raise ConfigError(_missing("config"))
+    if len(locations) > 1:
+        raise ConfigError(
+            f"--config is given {len(locations)} times; give one of {', '.join(locations)}"
+        )
+    config = config_files.read_config(locations[0])
+    for argument in argv[1:]:
+        if override := re.match(r"--?(?:no)?config\.([^=]+)", argument):
+            config_files.check_override(config, override.group(1))
+
+
+def _config_locations(argv: list[str]) -> list[str]:
+    """FILE[:DATASET] of each `--config=FILE` or `--config FILE`."""
+    return [
+        argument.partition("=")[2] or following
+        for argument, following in zip(argv, [*argv[1:], ""], strict=True)
+        if re.match(r"--?config(=|$)", argument)
+    ]
+
+
+def _check_complete(rest: list[str]) -> None:
+    if rest[1:]:
+        raise ConfigError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    for name in _required:
+        if FLAGS[name].value is None:
+            raise ConfigError(_missing(name))
+
+
+def _missing(name: str) -> str:
+    return f"--{name} is missing; give it, for example {_required[name]}"
+
+
+def _in_words(error: Exception) -> str:
+    """A flag error as what was given, what is expected and the way out; others as they are."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        near = difflib.get_close_matches(error.flagname, [f.name for f in _own_flags()], n=1)
+        way_out = f"did you mean --{near[0]}?" if near else "--help lists the flags"
+        return f"--{error.flagname}: there is no such flag; {way_out}"
+    refused = re.match(r"flag --([^=]+)=(.*?): (.*)", str(error), re.DOTALL)
+    if isinstance(error, flags.IllegalFlagValueError) and refused:
+        name, given, reason = refused.groups()
+        flag = FLAGS[name] if name in FLAGS else None
+        if flag is not None and flag.parser.syntactic_help:
+            reason = f"expected {flag.parser.syntactic_help} (the default is {flag.default!r})"
+        elif flag is not None and flag.parser.flag_type() == "bool":
+            reason = f"expected true or false (the default is {flag.default!r})"
+        return f"--{name}={given}: {reason}"
+    return str(error)
+
+
+def _own_flags() -> list[flags.Flag]:
+    """Flags of the script, then the shared ones; not those that absl brings along."""
+    by_module = FLAGS.flags_by_module_dict()
+    return [*by_module.get(sys.argv[0], ()), *by_module.get(__name__, ())]
+
+
+def help_text(argv: list[str]) -> str:
+    """What --help prints: the script's docstring, the flags, the values of --config's file."""
+    lines = [(sys.modules["__main__"].__doc__ or argv[0]).strip(), "", "Flags:"]
+    for flag in _own_flags():
+        name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+        default = "required" if flag.name in _required else f"default: {flag.default!r}"
+        lines += [f"  {name}", *_wrapped(f"{flag.help} ({default})", indent=6)]
+    if "config" in FLAGS:
+        lines.append("")
+        for location in _config_locations(argv):
+            lines += _config_help(location)
+        if not _config_locations(argv):
+            lines.append("With --config=FILE[:DATASET], --help also lists the values that it sets.")
+    return "\n".join(lines)
+
+
+def _config_help(location: str) -> list[str]:
+    """Every value with its default, by group, and the words of `presets.FIELD_HELP` for it."""
+    words = getattr(importlib.import_module("raserec_jax.presets"), "FIELD_HELP", {})
+    whole = "the whole run"
+    groups: dict[str, list[str]] = {whole: []}
+    for name, value in config_files.leaves(config_files.read_config(location)):
+        group = name.split(".")[0] if "." in name else whole
+        lines = [f"    --config.{name}={value!r}", *_wrapped(words.get(name, ""), indent=8)]
+        groups.setdefault(group, []).extend(lines)
+    heading = f"Values of {location}; change one with --config.GROUP.NAME=VALUE:"
+    blocks = ([f"  {group}", *lines] for group, lines in groups.items() if lines)
+    return [heading, *(line for block in blocks for line in block)]
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    return textwrap.wrap(text, 88, initial_indent=" " * indent, subsequent_indent=" " * indent)

@@ -1,0 +1,20 @@
+"""Interaction logs on the host: read, filter, split and store them. NumPy only, no JAX."""
+
+from raserec_jax.data.filters import k_core
+from raserec_jax.data.interactions import InteractionLog
+from raserec_jax.data.item_text import ItemText, read_item_text
+from raserec_jax.data.known_sets import DataFiles, locate
+from raserec_jax.data.readers import read_interactions
+from raserec_jax.data.splits import Split, leave_one_out
+
+__all__ = [
+    "DataFiles",
+    "InteractionLog",
+    "ItemText",
+    "Split",
+    "k_core",
+    "leave_one_out",
+    "locate",
+    "read_interactions",
+    "read_item_text",
+]

@@ -1,0 +1,105 @@
+"""The best items for each user, by the scoring rule of `ranking.py`, with a running top-k over
+chunks of items."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from raserec_jax.constants import PAD_ID
+from raserec_jax.evaluation.ranking import (
+    ITEM_CHUNK,
+    USER_CHUNK,
+    Scores,
+    block_scorer,
+    check_scores,
+    chunk_items,
+    is_item,
+    map_users,
+)
+
+
+def top_items(
+    scores: Scores,
+    item_table: Float[Array | np.ndarray, "rows dim"],
+    k: int,
+    exclude_ids: Int[Array | np.ndarray, "users excluded"] | None = None,
+    *,
+    user_chunk: int = USER_CHUNK,
+    item_chunk: int = ITEM_CHUNK,
+) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
+    """The k items of highest score for each user, best first; of equal scores the lower id.
+
+    Args:
+      scores: queries, and the sparse part where there is one.
+      item_table: [V + 1, dim], row 0 = padding.
+      k: how many, 1..V.
+      exclude_ids: items not to recommend, 0 or negative = none.
+      user_chunk, item_chunk: size of a block of scores, which is all the memory this needs.
+
+    Returns:
+      (item ids int32, scores float32). Where fewer than k items are left, id 0 and score -inf;
+      items whose score is NaN or -inf are never listed.
+
+    Raises:
+      ValueError: k outside 1..V, shapes that do not fit together, or half of a sparse part.
+    """
+    check_scores(scores, item_table)
+    num_users, num_items = scores.query.shape[0], item_table.shape[0] - 1
+    if not 1 <= k <= num_items:
+        raise ValueError(
+            f"k={k}, and the catalogue has {num_items} items; expected 1 <= k <= {num_items}"
+        )
+    if exclude_ids is None:
+        exclude_ids = np.zeros((num_users, 1), np.int32)
+    if exclude_ids.shape[0] != num_users:
+        raise ValueError(
+            f"exclude_ids has {exclude_ids.shape[0]} rows; expected one per query: {num_users}"
+        )
+    if num_users == 0:
+        return jnp.zeros((0, k), jnp.int32), jnp.zeros((0, k), jnp.float32)
+    return _top(scores, item_table, exclude_ids, k, user_chunk, item_chunk)
+
+
+@functools.partial(jax.jit, static_argnames=("k", "user_chunk", "item_chunk"))
+def _top(scores, item_table, exclude_ids, k, user_chunk, item_chunk):
+    table = chunk_items(item_table, item_chunk)
+
+    def top_chunk(rows):
+        return _running_top(*rows, table, item_table.shape[0] - 1, k)
+
+    return map_users(top_chunk, scores, exclude_ids, user_chunk)
+
+
+def _running_top(scores, exclude_ids, table, num_items, k):
+    """Top k of one chunk of users."""
+    num_chunks, width = table.shape[:2]
+    num_users = scores.query.shape[0]
+    block_of = block_scorer(scores, table, num_items)
+
+    def step(carry, chunk):
+        best_ids, best_scores = carry
+        block = _without_excluded(block_of(chunk), exclude_ids, chunk * width)
+        # top_k puts NaN first, hence the comparison: false for NaN, and so -inf.
+        allowed = is_item(chunk, width, num_items)[None, :] & (block > -jnp.inf)
+        values, columns = lax.top_k(jnp.where(allowed, block, -jnp.inf), min(k, width))
+        # What was found before comes first: top_k is stable, so ties go to the lower id.
+        values = jnp.concatenate([best_scores, values], axis=1)
+        ids = jnp.concatenate([best_ids, columns.astype(jnp.int32) + chunk * width], axis=1)
+        best_scores, places = lax.top_k(values, k)
+        return (jnp.take_along_axis(ids, places, axis=1), best_scores), None
+
+    start = (jnp.zeros((num_users, k), jnp.int32), jnp.full((num_users, k), -jnp.inf))
+    (ids, best_scores), _ = lax.scan(step, start, jnp.arange(num_chunks, dtype=jnp.int32))
+    return jnp.where(best_scores > -jnp.inf, ids, PAD_ID), best_scores
+
+
+def _without_excluded(block, exclude_ids, first_id):
+    width = block.shape[1]
+    column = exclude_ids - first_id
+    column = jnp.where((exclude_ids > PAD_ID) & (column >= 0), column, width)  # dropped
+    rows = jnp.arange(block.shape[0])[:, None]
+    return block.at[rows, column].set(-jnp.inf, mode="drop")

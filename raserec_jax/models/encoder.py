@@ -1,0 +1,186 @@
+"""SequenceEncoder: a causal Transformer that turns histories into vectors (RaSeRec 2.1, SASRec-style).
+
+One pass over a row gives the representation of every prefix in it: `hidden[b, t]` has seen the items at places
+<= t of the same segment, nothing else. What reads which rows, and why, is left to `batching/`.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from raserec_jax.models.layers import Dense, Dropout, FeedForward
+
+
+def visible_keys(segment_ids: Int[Array, "batch seq"]) -> Bool[Array, "batch 1 seq seq"]:
+    """Causal mask within segments: key j is visible to query i iff j <= i and both are in one segment."""
+    place = jnp.arange(segment_ids.shape[1])
+    causal = place[None, :] <= place[:, None]
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return (same & causal[None])[:, None]
+
+
+def places_within_segments(segment_ids: Int[Array, "batch seq"]) -> Int[Array, "batch seq"]:
+    """Place of each item within its segment, from 0; segments are contiguous runs."""
+    place = jnp.broadcast_to(jnp.arange(segment_ids.shape[1], dtype=jnp.int32), segment_ids.shape)
+    before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    starts = jnp.where(segment_ids != before, place, 0)
+    return place - jax.lax.cummax(starts, axis=1)
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention of every place over the visible places of its row; no output projection.
+
+    Fields:
+      num_heads: heads; dim must be a multiple.
+      dropout: rate on the attention weights.
+      init_scale: standard deviation of the normal initialiser.
+    """
+
+    num_heads: int
+    dropout: float
+    init_scale: float
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch seq dim"],
+        visible: Bool[Array, "batch 1 seq seq"],
+        *,
+        deterministic: bool,
+    ) -> Float[Array, "batch seq dim"]:
+        dim = x.shape[-1]
+        init = nn.initializers.normal(self.init_scale)
+        heads = (*x.shape[:2], self.num_heads, dim // self.num_heads)
+        query, key, value = (
+            Dense(dim, init, name=name)(x).reshape(heads) for name in ("query", "key", "value")
+        )
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) * (dim // self.num_heads) ** -0.5
+        # A finite floor: a padded query sees only padding, and must not turn into NaN.
+        weights = jax.nn.softmax(jnp.where(visible, scores, -1e9), axis=-1)
+        weights = Dropout(self.dropout)(weights, deterministic=deterministic)
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(x.shape)
+
+
+class EncoderBlock(nn.Module):
+    """Attention and feed-forward, each with residual, dropout and LayerNorm (post: published; pre: ours).
+
+    With `read` given, only those places go through the output projection and the feed-forward layer: the last
+    block of a pass that reads few places does no work for the others.
+    """
+
+    num_heads: int
+    inner_dim: int
+    hidden_dropout: float
+    attention_dropout: float
+    norm: str
+    norm_epsilon: float
+    init_scale: float
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch seq dim"],
+        visible: Bool[Array, "batch 1 seq seq"],
+        read: tuple[Int[Array, " reads"], Int[Array, " reads"]] | None,
+        *,
+        deterministic: bool,
+    ) -> Float[Array, "*places dim"]:
+        init = nn.initializers.normal(self.init_scale)
+        drop = Dropout(self.hidden_dropout)
+        norms = [nn.LayerNorm(self.norm_epsilon, name=f"norm_{part}") for part in ("attn", "ffn")]
+        pre = self.norm == "pre"
+        attended = CausalSelfAttention(
+            self.num_heads, self.attention_dropout, self.init_scale, name="attention"
+        )(norms[0](x) if pre else x, visible, deterministic=deterministic)
+        if read is not None:
+            attended, x = attended[read], x[read]
+        out = Dense(x.shape[-1], init, name="attention_out")(attended)
+        x = x + drop(out, deterministic=deterministic)
+        x = x if pre else norms[0](x)
+        out = FeedForward(self.inner_dim, init, name="ffn")(norms[1](x) if pre else x)
+        x = x + drop(out, deterministic=deterministic)
+        return x if pre else norms[1](x)
+
+
+class SequenceEncoder(nn.Module):
+    """Item histories to hidden vectors; the item table is also the output matrix (tied).
+
+    RaSeRec section 2.1 with the defaults below. Differences from the authors' code: dropout draws few bits (`layers.dropout_mask`); segment ids let several histories share a row.
+
+    Fields:
+      num_items: real items; ids are 1..num_items, 0 is padding.
+      max_len: longest window; size of the learned position table.
+      dim, num_layers, num_heads, inner_dim: sizes; dim must be a multiple of num_heads.
+      hidden_dropout, attention_dropout: rates in [0, 1).
+      norm: "post" (published) or "pre" (LayerNorm before each part, one more at the end).
+      norm_epsilon: LayerNorm's epsilon.
+      init_scale: standard deviation of every normal initialiser, tables included.
+    """
+
+    num_items: int
+    max_len: int
+    dim: int = 64
+    num_layers: int = 2
+    num_heads: int = 2
+    inner_dim: int = 256
+    hidden_dropout: float = 0.5
+    attention_dropout: float = 0.5
+    norm: str = "post"
+    norm_epsilon: float = 1e-12
+    init_scale: float = 0.02
+
+    @nn.compact
+    def __call__(
+        self,
+        item_ids: Int[Array, "batch seq"],
+        *,
+        segment_ids: Int[Array, "batch seq"] | None = None,
+        positions: Int[Array, "batch seq"] | None = None,
+        read: tuple[Int[Array, " reads"], Int[Array, " reads"]] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "*places dim"]:
+        """Encodes every place of every row, or only the places in `read`.
+
+        Args:
+          item_ids: histories, left-aligned; 0 = padding.
+          segment_ids: which history a place belongs to, contiguous; 0 = padding. Default: one history per row.
+          positions: place within the history's window, 0..max_len-1. Default: from the segments.
+          read: (rows, places) to return; default all.
+          deterministic: no dropout; otherwise the "dropout" RNG is needed.
+
+        Returns:
+          hidden, [batch, seq, dim], or [reads, dim] with `read`; float32.
+
+        Raises:
+          ValueError: dim is not a multiple of num_heads, or norm is unknown.
+        """
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim={self.dim} is not a multiple of num_heads={self.num_heads}")
+        if self.norm not in ("post", "pre"):
+            raise ValueError(f"norm={self.norm!r} is unknown; use 'post' or 'pre'")
+        if segment_ids is None:
+            segment_ids = (item_ids != 0).astype(jnp.int32)
+        if positions is None:
+            positions = places_within_segments(segment_ids)
+        init = nn.initializers.normal(self.init_scale)
+        item_table = self.param("item_table", init, (self.num_items + 1, self.dim))
+        position_table = self.param("position_table", init, (self.max_len, self.dim))
+        x = item_table[item_ids] + position_table[jnp.minimum(positions, self.max_len - 1)]
+        if self.norm == "post":
+            x = nn.LayerNorm(self.norm_epsilon, name="norm_in")(x)
+        x = Dropout(self.hidden_dropout)(x, deterministic=deterministic)
+        visible = visible_keys(segment_ids)
+        for layer in range(self.num_layers):
+            last = layer == self.num_layers - 1
+            x = EncoderBlock(
+                self.num_heads,
+                self.inner_dim,
+                self.hidden_dropout,
+                self.attention_dropout,
+                self.norm,
+                self.norm_epsilon,
+                self.init_scale,
+                name=f"block_{layer}",
+            )(x, visible, read if last else None, deterministic=deterministic)
+        return nn.LayerNorm(self.norm_epsilon, name="norm_out")(x) if self.norm == "pre" else x

@@ -1,0 +1,192 @@
+"""MemoryReader: RaSeRec's retrieval-augmented module (RAM), dual-channel cross-attention over memories (2.4).
+
+Channel 1 attends with stored histories as keys and what followed them as values; channel 2 the other way round.
+Each channel reads twice, with a feed-forward layer between. What is retrieved, and for whom, is not its business.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from raserec_jax.models.layers import (
+    Dense,
+    Dropout,
+    FeedForward,
+    torch_linear_bias,
+    torch_linear_kernel,
+)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of one query per row over its own few memories.
+
+    Equal to projecting every memory to keys and values, but the projections are moved to the query side:
+    (q W_q)(m W_k)^T = ((q W_q) W_k^T) m^T, and sum_k a_k (v_k W_v) = (sum_k a_k v_k) W_v. The work per row is
+    heads * dim * (head_dim + top_k) instead of top_k * dim^2. A key bias would add one constant to all scores of
+    a head, which the softmax cancels, so there is none.
+
+    Fields:
+      num_heads: heads; dim must be a multiple.
+      temperature: extra divisor of the scores, > 0 (attn_tau in the code).
+      attention_dropout, hidden_dropout: on the weights; on the output.
+    """
+
+    num_heads: int
+    temperature: float
+    attention_dropout: float
+    hidden_dropout: float
+
+    @nn.compact
+    def __call__(
+        self,
+        query: Float[Array, "batch dim"],
+        keys: Float[Array, "batch top_k dim"],
+        values: Float[Array, "batch top_k dim"],
+        mask: Bool[Array, "batch top_k"],
+        *,
+        deterministic: bool,
+    ) -> tuple[Float[Array, "batch dim"], Float[Array, "batch heads top_k"]]:
+        dim = query.shape[-1]
+        head_dim = dim // self.num_heads
+        kernel, bias = torch_linear_kernel, torch_linear_bias(dim)
+        projected = Dense(dim, kernel, bias, name="query")(query)
+        projected = projected.reshape(-1, self.num_heads, head_dim)
+        key_kernel = self.param("key_kernel", kernel, (dim, dim))
+        value_kernel = self.param("value_kernel", kernel, (dim, dim))
+        value_bias = self.param("value_bias", bias, (dim,))
+
+        key_side = jnp.einsum(
+            "bhe,dhe->bhd", projected, key_kernel.reshape(dim, self.num_heads, head_dim)
+        )
+        scores = jnp.einsum("bhd,bkd->bhk", key_side, keys) / (head_dim**0.5 * self.temperature)
+        # Finite floor and a second mask: a row without any memory gets zero weights, never NaN.
+        weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e9), axis=-1) * mask[:, None]
+        dropped = Dropout(self.attention_dropout)(weights, deterministic=deterministic)
+        read = jnp.einsum("bhk,bkd->bhd", dropped, values)
+        read = jnp.einsum(
+            "bhd,dhe->bhe", read, value_kernel.reshape(dim, self.num_heads, head_dim)
+        ) + jnp.sum(dropped, axis=-1)[..., None] * value_bias.reshape(1, self.num_heads, head_dim)
+        out = Dense(dim, kernel, bias, name="out")(read.reshape(-1, dim))
+        return Dropout(self.hidden_dropout)(out, deterministic=deterministic), weights
+
+
+class MemoryChannel(nn.Module):
+    """One channel: attend, feed-forward with residual and LayerNorm, attend again (no other residual)."""
+
+    num_heads: int
+    inner_dim: int
+    temperature: float
+    attention_dropout: float
+    hidden_dropout: float
+    norm_epsilon: float
+
+    @nn.compact
+    def __call__(self, query, keys, values, mask, *, deterministic: bool):
+        attend = [
+            CrossAttention(
+                self.num_heads,
+                self.temperature,
+                self.attention_dropout,
+                self.hidden_dropout,
+                name=name,
+            )
+            for name in ("attend_first", "attend_second")
+        ]
+        first, _ = attend[0](query, keys, values, mask, deterministic=deterministic)
+        inner = FeedForward(self.inner_dim, torch_linear_kernel, torch_linear_bias, name="ffn")(
+            first
+        )
+        inner = Dropout(self.hidden_dropout)(inner, deterministic=deterministic)
+        inner = nn.LayerNorm(self.norm_epsilon, name="norm")(first + inner)
+        return attend[1](inner, keys, values, mask, deterministic=deterministic)
+
+
+class MemoryReader(nn.Module):
+    """Merges a user vector with its retrieved memories (RaSeRec 2.4):
+
+    h_aug = alpha * h + (1 - alpha) * (beta * channel_1 + (1 - beta) * channel_2).
+
+    Initialised as PyTorch's Linear, as the authors' module is. A channel with weight 0 (beta 1 or 0) gets no
+    gradient, so it is not built. A row without memories keeps its query. The published `retrieval position
+    embeddings` are created but unused there, so they are left out.
+
+    Fields:
+      num_heads, inner_dim: sizes, as the encoder's.
+      alpha: weight of the user vector, in [0, 1]; 1 switches the memory off.
+      beta: weight of channel 1 (keys = histories, values = targets), in [0, 1].
+      attention_temperature: extra divisor of the scores, > 0.
+      hidden_dropout, attention_dropout: rates in [0, 1).
+      norm_epsilon: LayerNorm's epsilon.
+    """
+
+    num_heads: int = 2
+    inner_dim: int = 256
+    alpha: float = 0.5
+    beta: float = 0.5
+    attention_temperature: float = 1.0
+    hidden_dropout: float = 0.5
+    attention_dropout: float = 0.5
+    norm_epsilon: float = 1e-12
+
+    @nn.compact
+    def __call__(
+        self,
+        query: Float[Array, "batch dim"],
+        retrieved_keys: Float[Array, "batch top_k dim"],
+        retrieved_values: Float[Array, "batch top_k dim"],
+        retrieved_mask: Bool[Array, "batch top_k"] | None = None,
+        *,
+        deterministic: bool = True,
+        return_attention: bool = False,
+    ) -> Float[Array, "batch dim"] | tuple[Float[Array, "batch dim"], dict]:
+        """Reads the memories of each row.
+
+        Args:
+          query: user vectors h.
+          retrieved_keys: stored history vectors, best first.
+          retrieved_values: embeddings of the items that followed them.
+          retrieved_mask: which memories are real; default all.
+          deterministic: no dropout; otherwise the "dropout" RNG is needed.
+          return_attention: also return {"history_to_target", "target_to_history"}: weights of the last read of
+            each built channel, [batch, top_k], mean over heads.
+
+        Returns:
+          The augmented user vectors; float32. With `return_attention`, a pair.
+
+        Raises:
+          ValueError: dim is not a multiple of num_heads, alpha or beta outside [0, 1], temperature <= 0.
+        """
+        if query.shape[-1] % self.num_heads:
+            raise ValueError(
+                f"dim={query.shape[-1]} is not a multiple of num_heads={self.num_heads}"
+            )
+        for name in ("alpha", "beta"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1]")
+        if self.attention_temperature <= 0:
+            raise ValueError(f"attention_temperature={self.attention_temperature} must be above 0")
+        if retrieved_mask is None:
+            retrieved_mask = jnp.ones(retrieved_keys.shape[:2], bool)
+        channels = {
+            "history_to_target": (self.beta, retrieved_keys, retrieved_values),
+            "target_to_history": (1.0 - self.beta, retrieved_values, retrieved_keys),
+        }
+        merged, attention = jnp.zeros_like(query), {}
+        for name, (weight, keys, values) in channels.items():
+            if weight == 0.0:
+                continue
+            read, weights = MemoryChannel(
+                self.num_heads,
+                self.inner_dim,
+                self.attention_temperature,
+                self.attention_dropout,
+                self.hidden_dropout,
+                self.norm_epsilon,
+                name=name,
+            )(query, keys, values, retrieved_mask, deterministic=deterministic)
+            merged = merged + weight * read
+            attention[name] = jnp.mean(weights, axis=1)
+        augmented = self.alpha * query + (1.0 - self.alpha) * merged
+        augmented = jnp.where(jnp.any(retrieved_mask, axis=1, keepdims=True), augmented, query)
+        return (augmented, attention) if return_attention else augmented

@@ -1,0 +1,215 @@
+"""report.html: one page that needs nothing else, neither network nor the files beside it.
+
+Everything that comes from data, titles and configuration above all, is escaped; a content policy
+in the page forbids scripts and foreign resources.
+"""
+
+import base64
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from raserec_jax.report.results import RESULTS_FILE, read_json, write_bytes_atomic
+from raserec_jax.report.samples import samples_section
+from raserec_jax.report.style import CSS
+from raserec_jax.report.tables import (
+    COLUMNS,
+    HEADLINE_METRIC,
+    PROTOCOLS,
+    Row,
+    best_values,
+    gains,
+    headline,
+    number,
+    signed,
+    table_rows,
+)
+
+REPORT_FILE = "report.html"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_CAPTIONS = {
+    "comparison.png": "Test metrics of the stages side by side, and what memory added",
+    "validation.png": "Validation by epoch; the ring marks the best, which is the one tested",
+    "loss.png": "Training losses",
+}
+
+
+def write_report(workdir: str | os.PathLike) -> pathlib.Path:
+    """Draws the plots and writes workdir/report.html from what the workdir holds.
+
+    Reads results.json; metrics.jsonl, timings.json and samples.json where they are. Stages that
+    did not run are left out.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      CheckpointError: no results.json, or a damaged file.
+    """
+    from raserec_jax.report.plots import write_plots  # matplotlib: slow to import
+
+    workdir = pathlib.Path(workdir)
+    results = read_json(workdir / RESULTS_FILE)
+    timings = _read_if_there(workdir / "timings.json") or {}
+    samples = _read_if_there(workdir / "samples.json") or []
+    sections = (
+        _headline_section(results),
+        _protocol_section(results),
+        _metrics_section(results, "test", "Test"),
+        _plots_section(write_plots(workdir, results)),
+        samples_section(samples),
+        _metrics_section(results, "valid", "Validation"),
+        _facts_section("Memory", (results.get("stages") or {}).get("memory")),
+        _facts_section("Times and rates", timings),
+        _config_section(results.get("config")),
+    )
+    path = workdir / REPORT_FILE
+    write_bytes_atomic(path, _page(_title(results), sections).encode())
+    return path
+
+
+def _read_if_there(path: pathlib.Path) -> Any:
+    return read_json(path) if path.exists() else None
+
+
+def _title(results: Mapping[str, Any]) -> str:
+    dataset = (results.get("protocol") or {}).get("dataset")
+    return f"RaSeRec on {dataset}" if dataset else "RaSeRec"
+
+
+def _page(title: str, sections: Iterable[str]) -> str:
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{escape(title)}</h1>\n"
+        '<p class="soft">Retrieval-augmented sequential recommendation, raserec_jax</p>\n'
+        + "\n".join(section for section in sections if section)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _headline_section(results: Mapping[str, Any]) -> str:
+    gain = gains(results).get("unfiltered", {}).get(HEADLINE_METRIC)
+    mood = "" if not gain else "good" if gain["low"] > 0 else "bad" if gain["high"] < 0 else ""
+    rows = {row.stage: row for row in table_rows(results, "test") if row.stage != "baseline"}
+    tiles = [(number(row.value("unfiltered", HEADLINE_METRIC)), row.label) for row in rows.values()]
+    if gain:
+        tiles.append((signed(gain["mean"]), "RaSeRec minus control"))
+    boxes = "".join(
+        f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
+        for value, label in tiles
+    )
+    note = f"Test {HEADLINE_METRIC}, unfiltered: items a user has met may be recommended again."
+    return (
+        f'<section class="headline {mood}"><p>{escape(headline(results))}</p>'
+        f'<div class="tiles">{boxes}</div>'
+        + (f'<p class="soft">{escape(note)}</p>' if tiles else "")
+        + "</section>"
+    )
+
+
+def _protocol_section(results: Mapping[str, Any]) -> str:
+    protocol = results.get("protocol") or {}
+    facts = {name.replace("_", " "): value for name, value in protocol.items()}
+    if protocol.get("fingerprint"):
+        facts["fingerprint"] = str(protocol["fingerprint"])[:12]
+    for name in ("seed", "devices"):
+        if name in results:
+            facts[name] = results[name]
+    versions = results.get("versions") or {}
+    left = _facts(facts)
+    right = _facts(versions)
+    if not left and not right:
+        return ""
+    return (
+        '<section><h2>Protocol</h2><div class="columns">'
+        f"<div>{left}</div><div>{right}</div></div></section>"
+    )
+
+
+def _metrics_section(results: Mapping[str, Any], split: str, title: str) -> str:
+    rows = table_rows(results, split)
+    if not rows:
+        return ""
+    tables = "".join(_metrics_table(rows, protocol) for protocol in PROTOCOLS)
+    return f'<section><h2>{escape(title)}</h2><div class="scroll">{tables}</div></section>'
+
+
+def _metrics_table(rows: Sequence[Row], protocol: str) -> str:
+    best = best_values(list(rows), protocol)
+    head = "".join(f"<th{_from(column)}>{escape(column)}</th>" for column in COLUMNS)
+    body = []
+    for row in rows:
+        cells = []
+        for column in COLUMNS:
+            value = row.value(protocol, column)
+            marked = value is not None and value == best.get(column)
+            cells.append(f"<td{_from(column, 'best' * marked)}>{number(value)}</td>")
+        label = f"<td>{escape(row.label)}</td>"
+        body.append(f'<tr class="{escape(row.stage)}">{label}{"".join(cells)}</tr>')
+    return (
+        f"<table><caption>{escape(protocol)}</caption><thead><tr><th></th>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def _from(column: str, more: str = "") -> str:
+    """The class attribute of a cell; a line stands left of each cutoff's first column."""
+    names = f"{'from' if column.startswith('HR') else ''} {more}".strip()
+    return f' class="{names}"' if names else ""
+
+
+def _plots_section(paths: Sequence[pathlib.Path]) -> str:
+    figures = []
+    for path in paths:
+        picture = base64.b64encode(path.read_bytes()).decode("ascii")
+        caption = escape(_CAPTIONS.get(path.name, path.stem))
+        figures.append(
+            f'<h3>{caption}</h3><img alt="{caption}" src="data:image/png;base64,{picture}">'
+        )
+    return f"<section><h2>Plots</h2>{''.join(figures)}</section>" if figures else ""
+
+
+def _facts_section(title: str, facts: Mapping[str, Any] | None) -> str:
+    listed = _facts(dict(_flat(facts or {})))
+    return f"<section><h2>{escape(title)}</h2>{listed}</section>" if listed else ""
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    lines = "".join(
+        f"<dt>{escape(str(name))}</dt><dd>{escape(_fact_text(str(name), value))}</dd>"
+        for name, value in facts.items()
+        if value is not None
+    )
+    return f"<dl>{lines}</dl>" if lines else ""
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name} / ")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _fact_text(name: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or name == "seed":
+        return str(value)
+    if name.endswith("_s") and value >= 120:
+        minutes, seconds = divmod(round(value), 60)
+        return f"{value:,.0f} ({minutes} min {seconds:02d} s)"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def _config_section(config: Any) -> str:
+    if not config:
+        return ""
+    text = escape(json.dumps(config, indent=2, ensure_ascii=False))
+    return (
+        f"<section><details><summary>Configuration</summary><pre>{text}</pre></details></section>"
+    )

@@ -1,0 +1,1 @@
+"""Training: objectives, the one loop for all of them, and the pipeline that runs the stages in order."""

@@ -1,0 +1,79 @@
+"""Nearest-neighbour mixing: a reader without training.
+
+    p(item) = (1 - weight) * softmax(query . E)_item + weight * sum_k softmax(cosine_k / temperature) [item followed k]
+
+over the retrieved memories; weight and temperature are chosen on validation. It says what the memory holds before any
+parameter is trained, so the trained reader has something to beat; on top of the reader it combines both.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from raserec_jax.data.splits import Split
+from raserec_jax.encoding import EvaluationSet
+from raserec_jax.evaluation.evaluator import evaluate_ranks
+from raserec_jax.evaluation.ranking import Scores
+from raserec_jax.retrieval.memory_bank import MemoryBank
+from raserec_jax.retrieval.retrieved import Retrieved
+from raserec_jax.training.pretraining import query_ranks
+
+
+class Mixture(NamedTuple):
+    """weight: of the memories, in [0, 1].  temperature: divides the cosines, > 0.  top_k: memories used."""
+
+    weight: float
+    temperature: float
+    top_k: int
+
+
+def mixed_scores(query, retrieved: Retrieved, bank: MemoryBank, mixture: Mixture) -> Scores:
+    """Scores of the mixture; a query without memories keeps its own."""
+    top_k = mixture.top_k
+    mask = jnp.asarray(retrieved.mask[:, :top_k])
+    similarity = jnp.where(mask, retrieved.scores[:, :top_k] / mixture.temperature, -jnp.inf)
+    largest = jnp.max(jnp.where(mask, similarity, -1e30), axis=1, keepdims=True)
+    mass = jnp.where(mask, jnp.exp(similarity - largest), 0.0)
+    mass = mass / jnp.maximum(jnp.sum(mass, axis=1, keepdims=True), 1e-30)
+    rows = jnp.maximum(jnp.asarray(retrieved.ids[:, :top_k]), 0)
+    ids = jnp.where(mask, jnp.asarray(bank.target_ids)[rows], 0)
+    return Scores(query, ids, mass, mixture.weight)
+
+
+def choose_mixture(
+    query,
+    retrieved: Retrieved,
+    bank: MemoryBank,
+    item_table,
+    split: Split,
+    evaluation: EvaluationSet,
+    settings,
+    *,
+    sample: int = 4096,
+    seed: int = 0,
+) -> tuple[Mixture, dict]:
+    """The best mixture of the grid on validation (on at most `sample` users), and its metrics on all of them.
+
+    Args:
+      settings: `config.mixing`: top_k, temperatures, weights, metric.
+    """
+    count = len(evaluation.user_ids)
+    rows = np.sort(np.random.default_rng(seed).permutation(count)[:sample])
+    some = EvaluationSet(
+        *(None if field is None else field[rows] for field in evaluation[:4]), rows=None
+    )
+    protocol, metric = settings.metric.split("/")
+    part = Retrieved(*(jnp.asarray(field)[rows] for field in retrieved))
+    top_k = min(settings.top_k, retrieved.ids.shape[1])
+    best, best_value = Mixture(0.0, settings.temperatures[0], top_k), -1.0
+    for temperature in settings.temperatures:
+        for weight in (0.0, *settings.weights):
+            mixture = Mixture(weight, temperature, top_k)
+            scores = mixed_scores(query[rows], part, bank, mixture)
+            scores = scores._replace(mix=jnp.float32(weight))
+            value = evaluate_ranks(*query_ranks(scores, item_table, split, some))[protocol][metric]
+            if value > best_value:
+                best, best_value = mixture, value
+    scores = mixed_scores(query, retrieved, bank, best)
+    return best, evaluate_ranks(*query_ranks(scores, item_table, split, evaluation))

@@ -1,0 +1,285 @@
+"""train(): the stages in order, each resumable, everything in one workdir.
+
+data -> pretrain -> memory -> finetune -> mixing -> control -> evaluate -> report. A finished stage is read, not redone.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import raserec_jax
+from raserec_jax import checkpoints, presets
+from raserec_jax.data.filters import k_core
+from raserec_jax.data.interactions import InteractionLog
+from raserec_jax.data.item_text import ItemText
+from raserec_jax.data.preparation import read_source
+from raserec_jax.data.splits import Split, leave_one_out
+from raserec_jax.errors import ConfigError
+from raserec_jax.metric_writer import MetricWriter
+from raserec_jax.progress import Progress
+from raserec_jax.report import format_results_table, write_report, write_results
+from raserec_jax.training import workdir as wd
+from raserec_jax.training.finetuning import augmented_query, make_reader, run_finetuning
+from raserec_jax.training.loop import FitResult
+from raserec_jax.training.mixing import Mixture, choose_mixture
+from raserec_jax.training.pretraining import Tools, make_encoder, run_pretraining
+from raserec_jax.training.remembering import Memory, run_memory
+from raserec_jax.training.results import assemble_results, show_samples
+from raserec_jax.training.testing import TrainedParts, save_ranks, test_ranks
+
+STAGES = ("pretrain", "memory", "finetune", "mixing", "control", "evaluate", "report")
+
+
+class Run(NamedTuple):
+    """What `train` returns: where everything is, and the results as in results.json."""
+
+    workdir: Path
+    results: dict
+
+
+def read_data(config) -> tuple[InteractionLog, ItemText | None]:
+    """The log that `config.data` names, k-core filtered, and its item text if there is some."""
+    data = config.data
+    if data.split != "leave_one_out":
+        raise ConfigError(f"data.split={data.split!r} is unknown; use 'leave_one_out'")
+    log, text = read_source(
+        data.interactions or None,
+        None if data.interactions else data.dataset,
+        data["items"] or None,  # as an attribute it would be the dict method
+    )
+    log = k_core(log, data.min_interactions)
+    return log, None if text is None else text.restricted_to(log)
+
+
+def train(
+    config,
+    log: InteractionLog | None = None,
+    workdir: str = "runs/run",
+    *,
+    item_text: ItemText | None = None,
+    stages: Sequence[str] = STAGES,
+) -> Run:
+    """Runs the stages of a configuration in a workdir; what is finished there is reused.
+
+    Args:
+      config: as `presets` makes it.
+      log: interactions to use as they are (no further filter); default: read what `config.data` names.
+      workdir: folder for everything the run makes.
+      item_text: titles and other columns, for the report and for recommendations.
+      stages: which to run, of STAGES; the others are skipped, or read if they are done.
+
+    Returns:
+      The workdir and the results so far.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: unusable configuration, data or workdir, in one sentence.
+      NonFiniteLossError: a loss became NaN or infinite.
+      Interrupted: a signal came; the state was saved, run again to go on.
+    """
+    unknown = sorted(set(stages) - set(STAGES))
+    if unknown:
+        raise ConfigError(f"--stages has {', '.join(unknown)}; use some of {', '.join(STAGES)}")
+    presets.check_config(config)
+    if log is None:
+        log, item_text = read_data(config)
+    folder = wd.open_workdir(workdir, config)
+    wd.keep_log(folder, log, item_text)
+    with MetricWriter(folder) as writer:
+        pipeline = _Pipeline(config, leave_one_out(log), item_text, folder, writer)
+        pipeline.say(
+            f"workdir {folder}; {log.num_users:,} users, {log.num_items:,} items, "
+            f"{log.num_interactions:,} interactions; {_devices()}"
+        )
+        for stage in STAGES:
+            if stage in stages:
+                getattr(pipeline, stage)()
+    return Run(folder, pipeline.results)
+
+
+class _Pipeline:
+    """The stages with what they hand on; each reads its record if it is done."""
+
+    def __init__(self, config, split: Split, text: ItemText | None, workdir: Path, writer):
+        self.config, self.split, self.text, self.workdir = config, split, text, workdir
+        self.tools = Tools(workdir, writer, Progress)
+        self.encoder = make_encoder(config, split.log.num_items)
+        self.results: dict = {}
+        self._memory: Memory | None = None
+        self._params: dict[str, Any] = {}
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def pretrain(self) -> None:
+        """Stage 1."""
+        self._fit_stage("pretrain", lambda: run_pretraining(self.config, self.split, self.tools))
+
+    def memory(self) -> None:
+        """Bank, index, neighbours."""
+        began = time.perf_counter()
+        memory = self._get_memory()
+        record = {
+            "entries": memory.full_bank.rows,
+            "entries_train": memory.train_bank.rows,
+            "bank": "train+valid",
+            "eligibility": self.config.memory.eligibility,
+            **memory.report,
+        }
+        if wd.stage_record(self.workdir, "memory") is None or "engine" in memory.report:
+            wd.finish_stage(
+                self.workdir, "memory", record | {"seconds": time.perf_counter() - began}
+            )
+
+    def finetune(self) -> None:
+        """Stage 2."""
+        table = self._best("pretrain")["item_table"]
+        self._fit_stage(
+            "finetune",
+            lambda: run_finetuning(self.config, table, self._get_memory(), self.split, self.tools),
+        )
+
+    def mixing(self) -> None:
+        """Chooses weight and temperature on validation, for the encoder and on top of the reader."""
+        if wd.stage_record(self.workdir, "mixing") is not None:
+            return
+        began = time.perf_counter()
+        memory, table = self._get_memory(), self._best("pretrain")["item_table"]
+        part = memory.valid
+        bases = {"mixing": part.query}
+        reader_params = self._best("finetune")
+        if reader_params is not None:
+            bases["combined"] = augmented_query(
+                make_reader(self.config),
+                reader_params,
+                part,
+                memory.train_bank,
+                table,
+                self.config.memory.top_k,
+            )
+        record: dict[str, Any] = {}
+        for name, query in bases.items():
+            mixture, valid = choose_mixture(
+                query,
+                part.retrieved,
+                memory.train_bank,
+                table,
+                self.split,
+                part.evaluation,
+                self.config.mixing,
+                seed=self.config.seed,
+            )
+            record[name] = {**mixture._asdict(), "valid": valid}
+            self.say(
+                f"{name}: weight {mixture.weight} temperature {mixture.temperature}  "
+                f"valid NDCG@10 {valid['unfiltered']['NDCG@10']:.4f} unfiltered"
+            )
+        wd.finish_stage(self.workdir, "mixing", record | {"seconds": time.perf_counter() - began})
+
+    def control(self) -> None:
+        """The same encoder, trained on for as many epochs as stage 2 had, without memory."""
+        finetuned = wd.stage_record(self.workdir, "finetune")
+        if not self.config.finetune.control or finetuned is None:
+            return
+        self._fit_stage(
+            "control",
+            lambda: run_pretraining(
+                self.config,
+                self.split,
+                self.tools,
+                stage="control",
+                init_params=self._best("pretrain"),
+                epochs=finetuned["epochs_run"],
+            ),
+        )
+
+    def evaluate(self) -> None:
+        """The test, once: afterwards its ranks are read."""
+        memory = self._get_memory() if wd.stage_record(self.workdir, "memory") else None
+        mixing = wd.stage_record(self.workdir, "mixing") or {}
+        parts = TrainedParts(
+            self._best("pretrain"),
+            self._best("control"),
+            self._best("finetune"),
+            _mixture(mixing.get("mixing")),
+            _mixture(mixing.get("combined")),
+        )
+        ranks = test_ranks(self.config, self.encoder, self.split, memory, parts)
+        users = self.split.log.user_labels[np.flatnonzero(self.split.test_position > 0)]
+        save_ranks(self.workdir / "ranks.npz", ranks, users)
+        records = {stage: wd.stage_record(self.workdir, stage) for stage in STAGES}
+        self.results, timings = assemble_results(self.config, self.split, records, ranks)
+        write_results(self.workdir, self.results)
+        wd.write_json(self.workdir / "timings.json", timings)
+        if memory is not None:
+            samples = show_samples(
+                self.config, self.split, self.text, memory, parts, self.config.evaluation.samples
+            )
+            wd.write_json(self.workdir / "samples.json", samples)
+        self.say(format_results_table(self.results))
+
+    def report(self) -> None:
+        """Plots and report.html."""
+        if not self.results and (self.workdir / "results.json").exists():
+            self.results = wd.read_json(self.workdir / "results.json")
+        if self.results:
+            self.say(f"report: {write_report(self.workdir)}")
+
+    def _fit_stage(self, stage: str, run) -> None:
+        if wd.stage_record(self.workdir, stage) is not None:
+            return
+        fitted: FitResult = run()
+        self._params[stage] = fitted.params
+        wd.finish_stage(
+            self.workdir,
+            stage,
+            {
+                "best_epoch": fitted.best_epoch,
+                "epochs_run": fitted.epochs_run,
+                "valid": fitted.valid,
+                "seconds": fitted.seconds,
+                "steps_per_second": fitted.steps_per_second,
+            },
+        )
+
+    def _best(self, stage: str) -> dict | None:
+        """Best parameters of a stage: of this call, or from its folder; None if it never ran."""
+        if stage not in self._params:
+            if wd.stage_record(self.workdir, stage) is None:
+                if stage == "pretrain":
+                    raise ConfigError(
+                        f"{self.workdir} has no finished pretrain stage; run with --stages=pretrain first"
+                    )
+                return None
+            self._params[stage] = checkpoints.restore(
+                self.workdir / "best" / stage, self._template(stage)
+            )[0]
+        return self._params[stage]
+
+    def _template(self, stage: str) -> dict:
+        key = jax.random.key(0)
+        if stage != "finetune":
+            ids = jax.ShapeDtypeStruct((1, 2), np.int32)
+            return jax.eval_shape(lambda x: self.encoder.init(key, x), ids)["params"]
+        dim = self.config.encoder.dim
+        shapes = [jax.ShapeDtypeStruct(s, np.float32) for s in ((1, dim), (1, 1, dim), (1, 1, dim))]
+        reader = make_reader(self.config)
+        return jax.eval_shape(lambda *x: reader.init(key, *x), *shapes)["params"]
+
+    def _get_memory(self) -> Memory:
+        if self._memory is None:
+            params = self._best("pretrain")
+            self._memory = run_memory(self.config, self.encoder, params, self.split, self.workdir)
+        return self._memory
+
+
+def _mixture(record: dict | None) -> Mixture | None:
+    return None if record is None else Mixture(*(record[field] for field in Mixture._fields))
+
+
+def _devices() -> str:
+    kinds = sorted({device.device_kind for device in jax.devices()})
+    return f"{jax.device_count()} x {', '.join(kinds)}, raserec_jax {raserec_jax.__version__}"

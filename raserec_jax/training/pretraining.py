@@ -1,0 +1,154 @@
+"""Stage 1 and its control: from a configuration and a split to a fitted encoder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from raserec_jax.batching.feeds import TrainingFeed, packed_feed, prefix_feed
+from raserec_jax.batching.packing import rows_needed
+from raserec_jax.batching.sampling import same_target_index
+from raserec_jax.batching.windows import training_examples
+from raserec_jax.data.splits import Split
+from raserec_jax.encoding import EvaluationSet, encode_rows, evaluation_set
+from raserec_jax.errors import ConfigError, DataError
+from raserec_jax.evaluation.evaluator import evaluate_ranks, rank_histories
+from raserec_jax.evaluation.ranking import Scores
+from raserec_jax.models.encoder import SequenceEncoder
+from raserec_jax.training.loop import FitResult, FitSettings, fit
+from raserec_jax.training.objectives import ContrastSettings, Task, pretrain_task
+from raserec_jax.training.optimizer import make_optimizer
+
+
+class Tools(NamedTuple):
+    """What every stage is handed: where it writes and how it reports."""
+
+    workdir: Path
+    writer: Any
+    progress: Callable
+
+
+def make_encoder(config, num_items: int) -> SequenceEncoder:
+    """The encoder that `config.encoder` describes, for a catalogue of num_items."""
+    return SequenceEncoder(num_items=num_items, **config.encoder)
+
+
+def make_feed(config, split: Split) -> TrainingFeed:
+    """The feed that `config.pretrain.batching` describes.
+
+    Raises:
+      ConfigError: unknown mode.
+      DataError: the split has no training target.
+    """
+    batching = config.pretrain.batching
+    if not np.any(split.train_end >= 2):
+        raise DataError(
+            "no user has two training interactions; nothing can be learned from this log"
+        )
+    common = {
+        "max_len": config.encoder.max_len,
+        "targets_per_batch": batching.targets_per_batch,
+        "row_len": batching.row_len,
+        "seed": config.seed,
+    }
+    if batching.mode == "packed":
+        return packed_feed(split, long_history=batching.long_history, **common)
+    if batching.mode == "prefix":
+        return prefix_feed(split, **common)
+    raise ConfigError(
+        f"pretrain.batching.mode={batching.mode!r} is unknown; use 'packed' or 'prefix'"
+    )
+
+
+def make_pretrain_task(config, encoder: SequenceEncoder, split: Split) -> Task:
+    """Stage 1's objective on this split, as `config.pretrain` describes it."""
+    feed, examples = make_feed(config, split), training_examples(split)
+    contrast = ContrastSettings(**config.pretrain.contrast)
+    anchors = min(contrast.anchors or feed.reads, feed.reads)
+    lengths = np.minimum(examples.lengths, encoder.max_len)
+    return pretrain_task(
+        encoder,
+        feed,
+        same_target_index(examples),
+        contrast=contrast,
+        positive_rows=rows_needed(lengths, anchors, feed.row_len, config.seed),
+        **config.pretrain.loss,
+    )
+
+
+def query_ranks(
+    scores: Scores, item_table, split: Split, queries: EvaluationSet
+) -> tuple[np.ndarray, np.ndarray]:
+    """(unfiltered, filtered) rank of every query's target."""
+    return rank_histories(
+        scores,
+        item_table,
+        queries.target_ids,
+        split.log.offsets,
+        split.log.item_ids,
+        queries.end_positions,
+        queries.user_ids,
+    )
+
+
+def encoder_evaluator(
+    encoder: SequenceEncoder, split: Split, part: str, row_len: int = 0
+) -> Callable:
+    """params -> {"unfiltered": {...}, "filtered": {...}} of the encoder alone on a part of the split."""
+    queries = evaluation_set(split, part, max_len=encoder.max_len, row_len=row_len)
+    if not len(queries.user_ids):
+        raise DataError(f"no user has a {part} target; users need at least 3 interactions")
+    rows = jax.tree.map(jnp.asarray, queries.rows)
+    item_ids = jnp.asarray(split.log.item_ids)
+
+    def evaluate(params: dict) -> dict:
+        query = encode_rows(encoder, params, item_ids, rows)
+        return evaluate_ranks(*query_ranks(Scores(query), params["item_table"], split, queries))
+
+    return evaluate
+
+
+def run_pretraining(
+    config,
+    split: Split,
+    tools: Tools,
+    *,
+    stage: str = "pretrain",
+    init_params: dict | None = None,
+    epochs: int | None = None,
+) -> FitResult:
+    """Trains the encoder; with `init_params` goes on from there (the control)."""
+    encoder = make_encoder(config, split.log.num_items)
+    settings = config.pretrain.stopping
+    task = make_pretrain_task(config, encoder, split)
+    key = jax.random.fold_in(jax.random.key(config.seed), {"pretrain": 1, "control": 3}[stage])
+    if init_params is None:
+        init_params = encoder.init(jax.random.fold_in(key, 7), jnp.ones((1, 2), jnp.int32))[
+            "params"
+        ]
+    epochs = settings.epochs if epochs is None else epochs
+    optimizer = make_optimizer(
+        total_steps=epochs * task.steps_per_epoch, **config.pretrain.optimizer
+    )
+    return fit(
+        task,
+        optimizer,
+        init_params,
+        FitSettings(
+            epochs,
+            settings.patience if stage == "pretrain" else 0,
+            settings.metric,
+            config.checkpoint.steps_per_call,
+            config.checkpoint.keep,
+        ),
+        key=key,
+        evaluate=encoder_evaluator(encoder, split, "valid"),
+        folder=tools.workdir / "checkpoints" / stage,
+        best_folder=tools.workdir / "best" / stage,
+        stage=stage,
+        writer=tools.writer,
+        progress=tools.progress,
+    )

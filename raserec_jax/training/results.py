@@ -1,0 +1,186 @@
+"""results.json, timings.json and samples.json, from what the stages wrote down."""
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from raserec_jax.data.item_text import ItemText
+from raserec_jax.data.splits import Split
+from raserec_jax.evaluation.ranking import Scores
+from raserec_jax.evaluation.top_items import top_items
+from raserec_jax.training.finetuning import augmented_query, make_reader
+from raserec_jax.training.remembering import Memory
+from raserec_jax.training.testing import Ranks, TrainedParts, gains, test_metrics
+from raserec_jax.training.workdir import plain
+
+_TIMES = ("seconds", "steps_per_second", "encode_s", "search_s", "build_s", "queries_per_s")
+
+
+def assemble_results(
+    config, split: Split, records: dict[str, dict | None], ranks: dict[str, Ranks]
+) -> tuple[dict, dict]:
+    """(results, timings): what is the same for the same seed, and what is not."""
+    log, metrics = split.log, test_metrics(ranks)
+    stages: dict[str, Any] = {}
+    for name in ("pretrain", "finetune", "control"):
+        if records.get(name):
+            stages[name] = _without_times(records[name]) | {"test": metrics[name]}
+    if records.get("memory"):
+        stages["memory"] = _without_times(records["memory"])
+        top_k = config.memory.top_k
+        recall = stages["memory"].pop("recall", None)
+        if recall is not None:
+            stages["memory"][f"recall_vs_exact@{top_k}"] = recall["recall"]
+    for name, record in _without_times(records.get("mixing") or {}).items():
+        stages[name] = record | {"test": metrics[name]}
+    for name in ("finetune", "mixing", "combined"):
+        if f"{name}_train_bank" in metrics:
+            stages[name]["test_train_bank"] = metrics[f"{name}_train_bank"]
+    settings = {"samples": config.evaluation.bootstrap_samples, "seed": config.seed}
+    before = "control" if "control" in ranks else "pretrain"
+    if "finetune" in ranks:
+        stages["gain"] = gains(ranks[before], ranks["finetune"], **settings) | {"against": before}
+    for name in ("mixing", "combined"):
+        if name in ranks:
+            stages[name]["gain"] = gains(ranks[before], ranks[name], **settings)
+    results = {
+        "protocol": {
+            "dataset": log.name,
+            "fingerprint": log.fingerprint(),
+            "split": split.name,
+            "max_len": config.encoder.max_len,
+            "long_history": config.pretrain.batching.long_history,
+            "num_users": log.num_users,
+            "num_items": log.num_items,
+            "num_interactions": log.num_interactions,
+        },
+        "seed": config.seed,
+        "config": plain(config),
+        "versions": _versions(),
+        "devices": _devices(),
+        "stages": stages,
+    }
+    timings = {
+        name: {key: value for key, value in _flat(record).items() if key.split(".")[-1] in _TIMES}
+        for name, record in records.items()
+        if record
+    }
+    return results, timings
+
+
+def show_samples(
+    config, split: Split, text: ItemText | None, memory: Memory, parts: TrainedParts, count: int
+) -> list[dict]:
+    """A few test users: their history, what is recommended, and the memories behind it, with titles if known."""
+    if parts.reader_params is None or count < 1:
+        return []
+    log, part, bank = split.log, memory.test, memory.full_bank
+    users = len(part.evaluation.user_ids)
+    rows = np.sort(np.random.default_rng(config.seed).permutation(users)[:count])
+    table, top_k = parts.encoder_params["item_table"], config.memory.top_k
+    some = part._replace(
+        query=part.query[rows],
+        retrieved=jax.tree.map(lambda x: jnp.asarray(x)[rows], part.retrieved),
+    )
+    reader = make_reader(config)
+    query = augmented_query(reader, parts.reader_params, some, bank, table, top_k)
+    weights = memory_weights(reader, parts.reader_params, some, bank, table, top_k)
+    ids, scores = top_items(Scores(query), table, 5, None)
+
+    def title(item_id: int) -> str:
+        label = log.item_labels[item_id]
+        return (text.title_of(label) if text is not None else None) or str(label)
+
+    def titles(user: int, end: int, most: int = 6) -> list[str]:
+        return [title(i) for i in log.items_of(user)[max(end - most, 0) : end]]
+
+    samples = []
+    for i, row in enumerate(rows):
+        user, end = part.evaluation.user_ids[row], part.evaluation.end_positions[row]
+        best = np.argsort(-weights[i])[:3]
+        found = np.asarray(some.retrieved.ids[i, :top_k])
+        samples.append(
+            {
+                "user": str(log.user_labels[user]),
+                "history": titles(user, end),
+                "target": title(part.evaluation.target_ids[row]),
+                "recommendations": [
+                    {"title": title(int(item)), "score": float(score)}
+                    for item, score in zip(ids[i], scores[i], strict=True)
+                ],
+                "memories": [
+                    {
+                        "history": titles(bank.user_ids[found[k]], bank.lengths[found[k]], 4),
+                        "then": title(bank.target_ids[found[k]]),
+                        "weight": float(weights[i, k]),
+                    }
+                    for k in best
+                    if found[k] >= 0
+                ],
+            }
+        )
+    return samples
+
+
+def memory_weights(reader, params, part, bank, item_table, top_k: int) -> np.ndarray:
+    """Attention of the last read over each query's memories, [queries, top_k]: the channels weighted by beta."""
+    ids = part.retrieved.ids[:, :top_k]
+    rows = jnp.maximum(ids, 0)
+    attention = reader.apply(
+        {"params": params},
+        part.query,
+        jnp.asarray(bank.keys)[rows],
+        item_table[jnp.asarray(bank.target_ids)[rows]],
+        ids >= 0,
+        return_attention=True,
+    )[1]
+    share = {"history_to_target": reader.beta, "target_to_history": 1.0 - reader.beta}
+    return np.asarray(sum(share[name] * weights for name, weights in attention.items()))
+
+
+def _without_times(record: dict) -> dict:
+    return {
+        key: _without_times(value) if isinstance(value, dict) else value
+        for key, value in record.items()
+        if key not in _TIMES
+    }
+
+
+def _flat(record: dict, prefix: str = "") -> dict:
+    found = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in (
+        "raserec_jax",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "numpy",
+        "scann",
+    ):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _devices() -> str:
+    kind = jax.devices()[0].device_kind
+    cores = f", {os.cpu_count()} cores" if jax.default_backend() == "cpu" else ""
+    return f"{jax.device_count()} x {kind}{cores}"

@@ -1,0 +1,32 @@
+"""TrainState: everything a step changes, as one explicit tree."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+
+class TrainState(NamedTuple):
+    """What a step takes and returns, and what a checkpoint holds.
+
+    step: [] int32, steps done; with the seed it fixes the batch, the dropout and the draws of the next one.
+    params: the trained parameters.
+    opt_state: Optax's state for them.
+    """
+
+    step: Int[Array, ""]
+    params: dict
+    opt_state: optax.OptState
+
+
+def create_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
+    """A fresh state at step 0."""
+    params = jax.tree.map(jnp.asarray, params)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def count_parameters(params: dict) -> int:
+    """Number of scalars in a parameter tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,130 @@
+"""The workdir: everything a run makes, and what it refuses to mix.
+
+    config.json  log/  stages/  checkpoints/  best/  memory/  metrics.jsonl  plots/  results.json  report.html
+
+A stage is done when `stages/NAME.json` exists; it is written last, whole, by a rename.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from raserec_jax.data.interactions import InteractionLog
+from raserec_jax.data.item_text import ItemText
+from raserec_jax.data.storage import PathLike
+from raserec_jax.errors import CheckpointError, ConfigError
+
+# What may change between two calls on one workdir: how the work is cut up or shown, not its result.
+FREE_KEYS = ("checkpoint", "evaluation.samples")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = path.with_name(f".{path.name}.building")
+    with open(building, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, sort_keys=True)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    building.rename(path)
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; CheckpointError if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as JSON ({error}); delete it to redo its stage"
+        ) from error
+
+
+def plain(config: ConfigDict) -> dict:
+    """The configuration as JSON sees it (tuples become lists)."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def open_workdir(workdir: PathLike, config: ConfigDict) -> Path:
+    """Makes the workdir, or checks that the one there belongs to this configuration.
+
+    Raises:
+      ConfigError: the workdir holds a run of another configuration; the keys that differ are named.
+    """
+    workdir = Path(workdir)
+    path = workdir / "config.json"
+    given = plain(config)
+    if path.exists():
+        differing = _differences(read_json(path), given)
+        if differing:
+            raise ConfigError(
+                f"{workdir} holds a run of another configuration: {'; '.join(differing[:6])}; "
+                "give another --workdir, or the configuration in its config.json"
+            )
+    try:
+        write_json(path, given)
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
+    return workdir
+
+
+def _differences(saved: dict, given: dict, prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(set(saved) | set(given)):
+        name = f"{prefix}{key}"
+        if name in FREE_KEYS:
+            continue
+        old, new = saved.get(key, "absent"), given.get(key, "absent")
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{name}.")
+        elif old != new:
+            found.append(f"{name} is {old!r} there and {new!r} here")
+    return found
+
+
+def keep_log(workdir: Path, log: InteractionLog, text: ItemText | None) -> None:
+    """Saves the prepared log in the workdir, or checks that the one there is the same.
+
+    Raises:
+      ConfigError: the workdir was made from other data.
+    """
+    folder = workdir / "log"
+    if folder.exists():
+        saved = InteractionLog.load(folder)
+        if saved.fingerprint() != log.fingerprint():
+            raise ConfigError(
+                f"{workdir} was made from other data (fingerprint {saved.fingerprint()[:12]}, now "
+                f"{log.fingerprint()[:12]}); give another --workdir"
+            )
+        return
+    log.save(folder)
+    if text is not None:
+        text.save(folder)
+
+
+def stage_record(workdir: Path, stage: str) -> dict | None:
+    """What a finished stage wrote down, or None."""
+    path = workdir / "stages" / f"{stage}.json"
+    return read_json(path) if path.exists() else None
+
+
+def finish_stage(workdir: Path, stage: str, record: dict) -> dict:
+    """Marks a stage as done."""
+    write_json(workdir / "stages" / f"{stage}.json", record)
+    return record
+
+
+def params_fingerprint(params: Any) -> str:
+    """sha256 over names, shapes and bytes of a parameter tree: which encoder made the keys of a bank."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,29 @@
+"""Settings of all tests: a CPU that shows eight devices, and JAX at its strictest.
+
+What needs several devices is tested on any machine, without an accelerator (JAX_PLATFORMS
+overrides that). All of this must happen before JAX starts its backend; importing raserec_jax sets
+the XLA flag that keeps jaxlib 0.10.2 right.
+"""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import jax
+
+import raserec_jax  # noqa: F401 - for its XLA flag
+
+# Eight devices on two cores cost single-device tests nothing that we could measure.
+jax.config.update("jax_num_cpu_devices", 8)
+# [batch] + [batch, dim] is a mistake of ours far more often than a wish.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The first example compiles, so time per example means nothing; the same examples on every run.
+hypothesis.settings.register_profile("raserec", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("raserec")
+
+
+def pytest_make_parametrize_id(val, argname):
+    """Names bytes after their argument: gzip's hold the time, and xdist wants equal names everywhere."""
+    return argname if isinstance(val, bytes) else None

@@ -1,0 +1,246 @@
+"""The command line as a person meets it: a sentence per mistake, an exit code per ending."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from ml_collections import ConfigDict
+
+from raserec_jax import config_files
+from raserec_jax.errors import ConfigError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+CONFIG = """
+from ml_collections import ConfigDict, config_dict
+
+def get_config(dataset="tiny"):
+    {"tiny": 0, "other": 1}[dataset]
+    return ConfigDict({
+        "seed": 0,
+        "data": {"name": dataset, "interactions": config_dict.placeholder(str)},
+        "memory": {"top_k": 20, "engine": "auto"},
+        "reader": {"alpha": 0.5, "frozen": True},
+    })
+"""
+
+SCRIPT = '''"""Prints its configuration.
+
+python script.py --config=configs/METHOD.py --workdir=FOLDER
+"""
+import signal, sys, types
+
+presets = types.ModuleType("raserec_jax.presets")
+presets.FIELD_HELP = {"memory.top_k": "memories per query; 1 or more"}
+
+def check_config(config):
+    if config.memory.top_k < 1:
+        raise ConfigError(f"--config.memory.top_k={config.memory.top_k}: expected 1 or more")
+
+presets.check_config = check_config
+sys.modules["raserec_jax.presets"] = presets
+
+from absl import flags
+from raserec_jax import cli, errors
+from raserec_jax.errors import *
+
+_WORKDIR = cli.workdir_flag()
+_CONFIG = cli.config_flag()
+_BATCH = flags.DEFINE_integer("batch_size", 8, "rows per step", lower_bound=1)
+_ENGINE = flags.DEFINE_enum("engine", "auto", ["auto", "exact"], "search engine")
+_RAISE = flags.DEFINE_string("raise", None, "name of the exception to raise")
+
+def main(argv):
+    config = cli.load_config()
+    if _RAISE.value:
+        kind = vars(errors).get(_RAISE.value) or __builtins__.__dict__[_RAISE.value]
+        raise kind("first line\\nsecond line")
+    print(config.data.name, config.data.interactions, config.memory.top_k, config.reader.frozen)
+    print(config.is_locked, _WORKDIR.value, "jax" in sys.modules)
+
+if __name__ == "__main__":
+    cli.run(main)
+'''
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "config.py").write_text(CONFIG, encoding="utf-8")
+    (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
+    return folder
+
+
+def run(folder, *arguments):
+    """Runs the script; returns (exit code, stdout, stderr)."""
+    done = subprocess.run(
+        [sys.executable, "script.py", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+
+GOOD = ("--config=config.py", "--workdir=runs")
+
+
+def test_flags_and_overrides_reach_main(folder):
+    overrides = [
+        "--config.memory.top_k=3",
+        "--noconfig.reader.frozen",
+        "--config.data.interactions=a b",
+    ]
+    code, out, err = run(folder, "--config", "config.py:other", "--workdir=runs", *overrides)
+    assert (code, out, err) == (0, "other a b 3 False\nTrue runs False", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workdir=runs"], "--config is missing; give it, for example --config=configs/"),
+        (["--config.memory.top_k=3"], "--config is missing; give it, for example"),
+        (["--config=config.py"], "--workdir is missing; give it, for example --workdir=runs/"),
+        ([*GOOD, "--workdri=x"], "--workdri: there is no such flag; did you mean --workdir?"),
+        ([*GOOD, "--quux=x"], "--quux: there is no such flag; --help lists the flags"),
+        ([*GOOD, "stray"], "unexpected argument 'stray'; flags are written --name=value"),
+        ([*GOOD, "--batch_size=x"], "--batch_size=x: expected a positive integer (the default"),
+        ([*GOOD, "--engine=x"], "--engine=x: value should be one of <auto|exact>"),
+        (
+            [*GOOD, "--config.memory.topk=30"],
+            "--config.memory.topk: there is no such value; did you mean --config.memory.top_k?",
+        ),
+        (
+            [*GOOD, "--config.memory.top_k=abc"],
+            "--config.memory.top_k=abc: expected an integer (the default is 20)",
+        ),
+        (
+            [*GOOD, "--config.reader.alpha=abc"],
+            "--config.reader.alpha=abc: expected a number (the default is 0.5)",
+        ),
+        (
+            [*GOOD, "--config.reader.frozen=abc"],
+            "--config.reader.frozen=abc: expected true or false (the default is True)",
+        ),
+        ([*GOOD, "--config.memory.top_k=0"], "--config.memory.top_k=0: expected 1 or more"),
+        ([*GOOD, "--config=config.py"], "--config is given 2 times; give one of config.py"),
+        (["--config.seed=1", *GOOD], "before a value for --config was specified"),
+        (["--config=confg.py"], "--config=confg.py: no such file in "),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence_and_exit_code_2(folder, arguments, message):
+    code, out, err = run(folder, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and len(err.splitlines()) == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("exception", "code", "last_line"),
+    [
+        ("DataError", 2, "error: first line second line"),
+        ("ConfigError", 2, "error: first line second line"),
+        ("CheckpointError", 2, "error: first line second line"),
+        ("NonFiniteLossError", 3, "error: first line second line"),
+        ("Interrupted", 4, "interrupted: first line second line"),
+        ("KeyboardInterrupt", 4, "interrupted: run the same command again to go on"),
+        ("ValueError", 1, "second line"),
+    ],
+)
+def test_each_ending_has_its_exit_code(folder, exception, code, last_line):
+    found, out, err = run(folder, *GOOD, f"--raise={exception}")
+    assert (found, out) == (code, "")
+    assert err.splitlines()[-1].startswith(last_line)
+    assert ("Traceback" in err) == (code == 1)
+
+
+def test_help_groups_flags_and_values_with_defaults(folder):
+    code, out, err = run(folder, "--help", "--config=config.py:other")
+    assert (code, err) == (0, "")
+    assert out.startswith("Prints its configuration.")
+    assert "  --batch_size\n      rows per step (default: 8)" in out
+    assert "  --workdir\n      folder that holds everything a run makes (required)" in out
+    assert "  memory\n    --config.memory.engine='auto'\n    --config.memory.top_k=20\n" in out
+    assert "        memories per query; 1 or more\n  reader" in out
+    assert "--config.data.name='other'" in out
+    assert "--verbosity" not in out
+
+
+def test_help_needs_no_configuration(folder):
+    code, out, _ = run(folder, "--help")
+    assert code == 0
+    assert out.endswith("With --config=FILE[:DATASET], --help also lists the values that it sets.")
+
+
+def test_unreadable_flag_file_is_one_sentence(folder):
+    code, _, err = run(folder, "--flagfile=none")
+    assert code == 2
+    assert err.startswith("error: ") and len(err.splitlines()) == 1
+
+
+# --- config files ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "argument", "message"),
+    [
+        ("x = 1", "", "defines no get_config function"),
+        ("def get_config(:", "", r"not a Python file \(.*line 1"),
+        (
+            "def get_config(): return None",
+            "",
+            "returned NoneType, not an ml_collections.ConfigDict",
+        ),
+        ("def get_config(): return None", ":a", r"takes no data set; write --config=.*config\.py$"),
+        ("def get_config(d): return None", "", r"needs a data set; write --config=.*:DATASET$"),
+        (CONFIG, ":none", "knows no data set 'none'"),
+    ],
+)
+def test_unusable_config_file_says_why(tmp_path, text, argument, message):
+    path = tmp_path / "config.py"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        config_files.read_config(f"{path}{argument}")
+
+
+def test_missing_config_file_names_the_nearest(tmp_path):
+    (tmp_path / "raserec.py").touch()
+    with pytest.raises(ConfigError, match=r"no such file; did you mean .*raserec\.py\?"):
+        config_files.read_config(f"{tmp_path}/raserc.py:beauty")
+    with pytest.raises(ConfigError, match=r"name one such as configs/raserec\.py"):
+        config_files.read_config(f"{tmp_path}/zzz")
+
+
+def test_bug_in_a_config_file_stays_a_bug(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("def get_config(name): return {}['else']", encoding="utf-8")
+    with pytest.raises(KeyError, match="else"):
+        config_files.read_config(f"{path}:beauty")
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("memory.topk", r"did you mean --config\.memory\.top_k\?"),
+        ("reader.top_k", r"did you mean --config\.memory\.top_k\?"),
+        ("memry.top_k", r"did you mean --config\.memory\.top_k\?"),
+        ("sed", r"did you mean --config\.seed\?"),
+        ("memory.zzz", "this group has engine, top_k"),
+        ("zzz.zzz", "the groups are memory, reader, seed"),
+        ("memory", r"is a group of values; set one of them, such as --config\.memory\.engine"),
+    ],
+)
+def test_unknown_override_names_what_exists(name, way_out):
+    config = ConfigDict(
+        {"seed": 0, "memory": {"top_k": 20, "engine": "auto"}, "reader": {"alpha": 0.5}}
+    )
+    with pytest.raises(ConfigError, match=way_out):
+        config_files.check_override(config, name)
+
+
+def test_known_override_passes():
+    config_files.check_override(ConfigDict({"memory": {"top_k": 20}}), "memory.top_k")
