@@ -101,7 +101,7 @@ def restore_newest(root: Path, template: Any) -> tuple[Any, dict] | None:
             _verified_manifest(folder)
         except CheckpointError as error:
             logging.getLogger("raserec_jax").warning("set aside: %s", error)
-            folder.rename(folder.with_name(f"damaged-{folder.name}"))
+            _set_aside(folder)
             continue
         return restore(folder, template)
     set_aside = list(Path(root).glob("damaged-*")) if Path(root).is_dir() else []
@@ -110,6 +110,15 @@ def restore_newest(root: Path, template: Any) -> tuple[Any, dict] | None:
             f"{root}: every checkpoint is damaged (kept as damaged-*); delete the folder to train this stage anew"
         )
     return None
+
+
+def _set_aside(folder: Path) -> None:
+    """Renames a damaged step to a name that no step has and none before it took."""
+    target, count = folder.with_name(f"damaged-{folder.name}"), 1
+    while target.exists():
+        count += 1
+        target = folder.with_name(f"damaged-{folder.name}-{count}")
+    folder.rename(target)
 
 
 def _verified_manifest(folder: Path) -> dict:

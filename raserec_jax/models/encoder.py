@@ -106,7 +106,8 @@ class EncoderBlock(nn.Module):
 class SequenceEncoder(nn.Module):
     """Item histories to hidden vectors; the item table is also the output matrix (tied).
 
-    RaSeRec section 2.1 with the defaults below. Differences from the authors' code: dropout draws few bits (`layers.dropout_mask`); segment ids let several histories share a row.
+    RaSeRec section 2.1 with the defaults below. Differences from the authors' code: dropout draws few bits
+    (`layers.dropout_mask`); segment ids let several histories share a row.
 
     Fields:
       num_items: real items; ids are 1..num_items, 0 is padding.

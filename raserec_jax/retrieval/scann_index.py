@@ -27,8 +27,9 @@ BRUTE_FORCE_BELOW = 20_000
 TREE_FROM = 100_000
 _TRAINING_SAMPLE = 250_000
 _TUNING_QUERIES = 256
-# Beyond this many per query, searching the bank exactly is cheaper than fetching, sorting and masking.
-_LARGEST_FETCH = 4096
+# Beyond this many per query, or this share of the bank, searching it exactly is cheaper than fetching more.
+_LARGEST_FETCH = 512
+_LARGEST_SHARE = 1 / 256
 # Bounds the host arrays of one call: queries * fetched.
 _FETCHED_AT_ONCE = 2**23
 # Hashing has 16 cluster centres per block of dimensions to train.
@@ -100,10 +101,11 @@ class ScannIndex:
         scores = np.zeros((count, k), np.float32)
         mask = np.zeros((count, k), bool)
         short = np.arange(count)
-        fetch = _first_fetch(k)
-        limit = min(self.bank.rows, max(_LARGEST_FETCH, 2 * k))
-        while len(short) and fetch < 2 * limit:
-            fetch = min(fetch, limit)
+        limit = max(_LARGEST_FETCH, int(_LARGEST_SHARE * self.bank.rows), 2 * k)
+        limit = min(limit, self.bank.rows)
+        fetch = 0
+        while len(short) and fetch < limit:
+            fetch = min(max(2 * fetch, _first_fetch(k)), limit)
             step = max(1, _FETCHED_AT_ONCE // fetch)
             for part in (short[start : start + step] for start in range(0, len(short), step)):
                 found = self._fetch(vectors[part], fetch)
@@ -113,7 +115,6 @@ class ScannIndex:
             short = short[~mask[short].all(axis=1)]
             if fetch == self.bank.rows and self.settings["kind"] == "brute_force":
                 short = short[:0]  # every row was looked at: there are no more
-            fetch *= 2
         self.exact_queries = len(short)
         if len(short):
             rest = self._exact_index().search(_take(queries, short), k)
@@ -122,20 +123,16 @@ class ScannIndex:
 
     def _fetch(self, vectors: np.ndarray, fetch: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and cosines [queries, fetched], -inf where ScaNN padded with row 0 and NaN."""
-        limits = {}
-        if "reorder_factor" in self.settings:
-            limits["pre_reorder_num_neighbors"] = min(
-                self.settings["reorder_factor"] * fetch, self.bank.rows
-            )
-        if "leaves_to_search" in self.settings:
-            limits["leaves_to_search"] = self.settings["leaves_to_search"]
+        reorder = self.settings.get("reorder_factor")
         ids, scores = self._searcher.search_batched_parallel(
-            vectors, final_num_neighbors=fetch, **limits
+            vectors,
+            final_num_neighbors=fetch,
+            pre_reorder_num_neighbors=reorder and min(reorder * fetch, self.bank.rows),
+            leaves_to_search=self.settings.get("leaves_to_search"),
         )
         found = np.isfinite(scores) & (ids < self.bank.rows)
-        return np.where(found, ids, 0).astype(np.int32), np.where(
-            found, scores + 0.0, -np.inf
-        )  # no -0.0
+        ids = np.where(found, ids, 0).astype(np.int32)
+        return ids, np.where(found, scores + 0.0, -np.inf)  # + 0.0: no -0.0
 
     def _seen(self, queries: Queries, part: np.ndarray, ids: np.ndarray) -> np.ndarray:
         return may_see_rows(self.eligibility, self.bank, _take(queries, part), ids)

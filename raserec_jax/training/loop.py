@@ -87,7 +87,7 @@ def fit(
     best_folder: Path,
     stage: str,
     writer: Any,
-    progress: Any,
+    progress: Callable,
 ) -> FitResult:
     """Trains until the epochs are over or the metric stops improving; resumes from `folder` if it holds a state.
 
@@ -98,94 +98,112 @@ def fit(
       evaluate: params -> {"unfiltered": {...}, "filtered": {...}} on validation.
       folder: newest checkpoints.  best_folder: parameters of the best epoch.
       stage: name in the logs.
-      writer: MetricWriter or anything with `write(stage, step, epoch, values)`.
-      progress: factory `(total, desc) -> context manager` with `update(n, **values)` and `line(text)`.
+      writer: a MetricWriter.
+      progress: makes a Progress from (total, desc, unit, initial=).
 
     Raises:
       NonFiniteLossError: the loss of a step was NaN or infinite; the checkpoints stay as they were.
       Interrupted: SIGTERM or SIGINT came; the state was saved.
     """
-    state, stopping, start = create_state(init_params, optimizer), EarlyStopping(), 0
-    seconds = 0.0
-    restored = checkpoints.restore_newest(folder, state)
-    if restored is not None:
-        state, meta = restored
-        stopping = EarlyStopping(*meta["stopping"])
-        start, seconds = meta["epochs_done"], meta["seconds"]
-    run_steps = make_run_steps(task, optimizer)
-    make_order = jax.jit(task.order)
+    run = _Fit(task, optimizer, init_params, settings, key, folder, stage)
     total = settings.epochs * task.steps_per_epoch
-    stop_asked = _SignalFlag()
-    epoch = start
-
-    def save(epochs_done: int) -> None:
-        meta = {
-            "stage": stage,
-            "epochs_done": epochs_done,
-            "stopping": list(stopping),
-            "seconds": seconds,
-        }
-        checkpoints.save_step(folder, int(state.step), state, meta, keep=settings.keep)
-
-    with stop_asked, progress(total, stage) as bar:
-        bar.update(int(state.step))
-        while epoch < settings.epochs and not should_stop(stopping, settings.patience):
-            began = time.perf_counter()
-            order = make_order(
-                task.constants, jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
-            )
-            done = int(state.step) - epoch * task.steps_per_epoch
-            sums: dict[str, float] = {}
-            seen = 0
-            while done < task.steps_per_epoch:
-                count = min(settings.steps_per_call, task.steps_per_epoch - done)
-                state, losses, metrics = run_steps(
-                    state,
-                    task.constants,
-                    order,
-                    done,
-                    count,
-                    jax.random.fold_in(key, 0),
-                    most=settings.steps_per_call,
-                )
-                losses = np.asarray(losses)[:count]
-                _check_finite(losses, epoch * task.steps_per_epoch + done, stage, folder)
-                for name, value in {"loss": losses.sum(), **metrics}.items():
-                    sums[name] = sums.get(name, 0.0) + float(value)
-                done, seen = done + count, seen + count
-                bar.update(count, loss=float(losses.mean()))
-                if stop_asked.is_set and done < task.steps_per_epoch:
-                    seconds += time.perf_counter() - began
-                    save(epoch)
-                    raise Interrupted(f"{stage}: stopped at step {int(state.step)}, state saved")
-            seconds += time.perf_counter() - began
-            valid = evaluate(state.params)
+    with _SignalFlag() as stop, progress(total, stage, "step", initial=run.steps_done) as bar:
+        while run.epoch < settings.epochs and not should_stop(run.stopping, settings.patience):
+            averages = run.train_epoch(bar, stop)
+            valid = evaluate(run.state.params)
             value = _metric(valid, settings.metric)
-            stopping = update(stopping, value, epoch)
-            if stopping.best_epoch == epoch:
-                meta = {"stage": stage, "epoch": epoch, "valid": valid, "value": value}
-                checkpoints.save(best_folder, state.params, meta)
-            writer.write(
-                stage,
-                int(state.step),
-                epoch,
-                {**{f"train/{k}": v / max(seen, 1) for k, v in sums.items()}, **_flat(valid)},
-            )
-            bar.line(_epoch_line(stage, epoch, sums, seen, valid, settings.metric, stopping))
-            epoch += 1
-            save(epoch)
-            if stop_asked.is_set:
-                raise Interrupted(f"{stage}: stopped after epoch {epoch}, state saved")
-    params, meta = checkpoints.restore(best_folder, state.params)
+            run.stopping = update(run.stopping, value, run.epoch)
+            if run.stopping.best_epoch == run.epoch:
+                meta = {"stage": stage, "epoch": run.epoch, "valid": valid, "value": value}
+                checkpoints.save(best_folder, run.state.params, meta)
+            metrics = {"train": averages, "valid": valid}
+            writer.write(stage, run.steps_done, metrics, epoch=run.epoch)
+            bar.line(run.epoch_line(averages["loss"], valid))
+            run.epoch += 1
+            run.save()
+            if stop.is_set:
+                raise Interrupted(f"{stage}: stopped after epoch {run.epoch}, state saved")
+    params, meta = checkpoints.restore(best_folder, run.state.params)
+    rate = run.steps_done / max(run.seconds, 1e-9)
     return FitResult(
-        params,
-        meta["epoch"],
-        meta["value"],
-        epoch,
-        meta["valid"],
-        seconds,
-        int(state.step) / max(seconds, 1e-9),
+        params, meta["epoch"], meta["value"], run.epoch, meta["valid"], run.seconds, rate
     )
+
+
+class _Fit:
+    """The state of one fit: what a checkpoint holds, and how an epoch is run."""
+
+    def __init__(self, task, optimizer, init_params, settings, key, folder, stage):
+        self.task, self.settings, self.folder, self.stage = task, settings, folder, stage
+        self.state, self.stopping = create_state(init_params, optimizer), EarlyStopping()
+        self.epoch, self.seconds = 0, 0.0
+        self.step_key, self.order_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+        restored = checkpoints.restore_newest(folder, self.state)
+        if restored is not None:
+            self.state, meta = restored
+            self.stopping = EarlyStopping(*meta["stopping"])
+            self.epoch, self.seconds = meta["epochs_done"], meta["seconds"]
+        self.run_steps = make_run_steps(task, optimizer)
+        self.make_order = jax.jit(task.order)
+        self.began = time.perf_counter()
+        self.first_epoch = self.epoch
+
+    @property
+    def steps_done(self) -> int:
+        return int(self.state.step)
+
+    def save(self) -> None:
+        meta = {
+            "stage": self.stage,
+            "epochs_done": self.epoch,
+            "stopping": list(self.stopping),
+            "seconds": self.seconds,
+        }
+        checkpoints.save_step(
+            self.folder, self.steps_done, self.state, meta, keep=self.settings.keep
+        )
+
+    def train_epoch(self, bar, stop: "_SignalFlag") -> dict[str, float]:
+        """Runs what is left of the epoch; averages of the loss and the task's metrics over it."""
+        steps = self.task.steps_per_epoch
+        order = self.make_order(self.task.constants, jax.random.fold_in(self.order_key, self.epoch))
+        first = done = self.steps_done - self.epoch * steps
+        sums: dict[str, float] = {}
+        while done < steps:
+            began = time.perf_counter()
+            count = min(self.settings.steps_per_call, steps - done)
+            self.state, losses, metrics = self.run_steps(
+                self.state,
+                self.task.constants,
+                order,
+                done,
+                count,
+                self.step_key,
+                most=self.settings.steps_per_call,
+            )
+            losses = np.asarray(losses)[:count]
+            self.seconds += time.perf_counter() - began
+            _check_finite(losses, self.epoch * steps + done, self.stage, self.folder)
+            for name, value in {"loss": losses.sum(), **metrics}.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+            done += count
+            bar.update(count, loss=float(losses.mean()))
+            if stop.is_set and done < steps:
+                self.save()
+                raise Interrupted(f"{self.stage}: stopped at step {self.steps_done}, state saved")
+        return {name: value / max(done - first, 1) for name, value in sums.items()}
+
+    def epoch_line(self, loss: float, valid: dict) -> str:
+        """What an epoch reached, how long epochs take and how many there may be."""
+        per_epoch = (time.perf_counter() - self.began) / (self.epoch + 1 - self.first_epoch)
+        left = per_epoch * (self.settings.epochs - self.epoch - 1)
+        shown = valid["unfiltered"]
+        return (
+            f"{self.stage} epoch {self.epoch + 1}/{self.settings.epochs}: loss {loss:.4f}  valid HR@10 "
+            f"{shown['HR@10']:.4f} NDCG@10 {shown['NDCG@10']:.4f} unfiltered, best {self.settings.metric} "
+            f"{self.stopping.best:.4f} at epoch {self.stopping.best_epoch + 1}  "
+            f"{per_epoch:.1f} s/epoch, at most {left / 60:.0f} min left"
+        )
 
 
 class _SignalFlag:
@@ -226,16 +244,3 @@ def _check_finite(losses: np.ndarray, first_step: int, stage: str, folder: Path)
 def _metric(valid: dict, name: str) -> float:
     protocol, metric = name.split("/")
     return float(valid[protocol][metric])
-
-
-def _flat(valid: dict) -> dict[str, float]:
-    return {f"valid/{p}/{name}": v for p, values in valid.items() for name, v in values.items()}
-
-
-def _epoch_line(stage, epoch, sums, seen, valid, metric, stopping) -> str:
-    loss = sums.get("loss", float("nan")) / max(seen, 1)
-    return (
-        f"{stage} epoch {epoch}: loss {loss:.4f}  valid {metric} {_metric(valid, metric):.4f} "
-        f"(best {stopping.best:.4f} at {stopping.best_epoch})  "
-        f"HR@10 {valid['unfiltered']['HR@10']:.4f} NDCG@10 {valid['unfiltered']['NDCG@10']:.4f} unfiltered"
-    )

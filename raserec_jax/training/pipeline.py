@@ -21,7 +21,13 @@ from raserec_jax.data.splits import Split, leave_one_out
 from raserec_jax.errors import ConfigError
 from raserec_jax.metric_writer import MetricWriter
 from raserec_jax.progress import Progress
-from raserec_jax.report import format_results_table, write_report, write_results
+from raserec_jax.report import (
+    format_results_table,
+    read_json,
+    write_json_atomic,
+    write_report,
+    write_results,
+)
 from raserec_jax.training import workdir as wd
 from raserec_jax.training.finetuning import augmented_query, make_reader, run_finetuning
 from raserec_jax.training.loop import FitResult
@@ -213,18 +219,18 @@ class _Pipeline:
         records = {stage: wd.stage_record(self.workdir, stage) for stage in STAGES}
         self.results, timings = assemble_results(self.config, self.split, records, ranks)
         write_results(self.workdir, self.results)
-        wd.write_json(self.workdir / "timings.json", timings)
+        write_json_atomic(self.workdir / "timings.json", timings)
         if memory is not None:
             samples = show_samples(
                 self.config, self.split, self.text, memory, parts, self.config.evaluation.samples
             )
-            wd.write_json(self.workdir / "samples.json", samples)
+            write_json_atomic(self.workdir / "samples.json", samples)
         self.say(format_results_table(self.results))
 
     def report(self) -> None:
         """Plots and report.html."""
         if not self.results and (self.workdir / "results.json").exists():
-            self.results = wd.read_json(self.workdir / "results.json")
+            self.results = read_json(self.workdir / "results.json")
         if self.results:
             self.say(f"report: {write_report(self.workdir)}")
 

@@ -7,7 +7,6 @@ A stage is done when `stages/NAME.json` exists; it is written last, whole, by a 
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +17,11 @@ from ml_collections import ConfigDict
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.storage import PathLike
-from raserec_jax.errors import CheckpointError, ConfigError
+from raserec_jax.errors import ConfigError
+from raserec_jax.report.results import read_json, write_json_atomic
 
 # What may change between two calls on one workdir: how the work is cut up or shown, not its result.
 FREE_KEYS = ("checkpoint", "evaluation.samples")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    building = path.with_name(f".{path.name}.building")
-    with open(building, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    building.rename(path)
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON; CheckpointError if it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as JSON ({error}); delete it to redo its stage"
-        ) from error
 
 
 def plain(config: ConfigDict) -> dict:
@@ -68,7 +46,7 @@ def open_workdir(workdir: PathLike, config: ConfigDict) -> Path:
                 "give another --workdir, or the configuration in its config.json"
             )
     try:
-        write_json(path, given)
+        write_json_atomic(path, given)
     except OSError as error:
         raise ConfigError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
     return workdir
@@ -116,7 +94,7 @@ def stage_record(workdir: Path, stage: str) -> dict | None:
 
 def finish_stage(workdir: Path, stage: str, record: dict) -> dict:
     """Marks a stage as done."""
-    write_json(workdir / "stages" / f"{stage}.json", record)
+    write_json_atomic(workdir / "stages" / f"{stage}.json", record)
     return record
 
 

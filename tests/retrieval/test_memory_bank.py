@@ -1,5 +1,6 @@
 """MemoryBank: checked when made, appended without touching the old, durable or damaged but never half."""
 
+import hashlib
 import io
 import json
 import os
@@ -209,9 +210,8 @@ def test_a_crash_at_any_moment_leaves_the_old_or_the_new_bank(tmp_path, monkeypa
         except CheckpointError as error:
             assert old is None and "no memory bank here" in str(error)
             found = None
-        assert_same(
-            found, new if finished or old is None or found.rows == new.rows else old
-        ) if found else None
+        if found is not None:
+            assert_same(found, new if finished or old is None or found.rows == new.rows else old)
         outcomes.add(None if found is None else found.rows)
         new.save(folder, ENCODER)  # the next writer
         assert_same(MemoryBank.load(folder), new)
@@ -345,8 +345,6 @@ def test_a_lying_header_allocates_nothing(tmp_path):
     def name_its_digest(manifest):
         path.write_bytes(header.getvalue() + bytes(64))
         with open(path, "rb") as file:
-            import hashlib
-
             manifest["segments"][0]["files"]["keys.npy"]["sha256"] = hashlib.file_digest(
                 file, "sha256"
             ).hexdigest()

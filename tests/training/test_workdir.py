@@ -1,0 +1,113 @@
+"""The workdir: it goes on with the same configuration and data, and refuses others."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from raserec_jax import presets
+from raserec_jax.data.interactions import InteractionLog
+from raserec_jax.data.item_text import ItemText
+from raserec_jax.errors import CheckpointError, ConfigError
+from raserec_jax.training import workdir as wd
+
+
+@pytest.fixture
+def config():
+    return presets.raserec()
+
+
+def test_a_new_workdir_holds_the_configuration(tmp_path, config):
+    folder = wd.open_workdir(tmp_path / "runs" / "a", config)
+    assert folder == tmp_path / "runs" / "a"
+    assert wd.read_json(folder / "config.json") == wd.plain(config)
+    assert wd.open_workdir(str(folder), config) == folder  # and again
+
+
+def test_tuples_are_no_difference(tmp_path, config):
+    assert isinstance(config.mixing.weights, tuple)
+    wd.open_workdir(tmp_path, config)
+    wd.open_workdir(tmp_path, config.copy_and_resolve_references())
+
+
+def test_another_configuration_is_refused_and_what_differs_is_named(tmp_path, config):
+    wd.open_workdir(tmp_path, config)
+    before = (tmp_path / "config.json").read_bytes()
+    config.encoder.dim = 32
+    config.mixing.weights = (0.5,)
+    with pytest.raises(ConfigError, match="holds a run of another configuration") as caught:
+        wd.open_workdir(tmp_path, config)
+    assert "encoder.dim is 64 there and 32 here" in str(caught.value)
+    assert "mixing.weights is " in str(caught.value)
+    assert "seed" not in str(caught.value)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_key_that_is_new_is_a_difference(tmp_path, config):
+    wd.open_workdir(tmp_path, config)
+    del config.reader.alpha
+    with pytest.raises(ConfigError, match="reader.alpha is .* there and 'absent' here"):
+        wd.open_workdir(tmp_path, config)
+
+
+def test_what_does_not_change_the_result_may_change(tmp_path, config):
+    wd.open_workdir(tmp_path, config)
+    config.checkpoint.keep += 1
+    config.checkpoint.steps_per_call += 1
+    config.evaluation.samples += 1
+    wd.open_workdir(tmp_path, config)
+    assert wd.read_json(tmp_path / "config.json") == wd.plain(config)
+    config.evaluation.bootstrap_samples += 1
+    with pytest.raises(ConfigError, match="evaluation.bootstrap_samples"):
+        wd.open_workdir(tmp_path, config)
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(tmp_path, config):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match="--workdir=.*file.*cannot be written"):
+        wd.open_workdir(tmp_path / "file" / "run", config)
+
+
+def test_a_damaged_configuration_is_refused(tmp_path, config):
+    wd.open_workdir(tmp_path, config)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="config.json"):
+        wd.open_workdir(tmp_path, config)
+
+
+def log_with(items):
+    return InteractionLog.from_columns([1] * len(items), items)
+
+
+def test_the_log_is_kept_and_other_data_are_refused(tmp_path):
+    text = ItemText(np.array([5, 6, 7]), {"title": ["five", "six", "seven"]})
+    wd.keep_log(tmp_path, log_with([5, 6, 7]), text)
+    assert InteractionLog.load(tmp_path / "log").item_labels.tolist() == [0, 5, 6, 7]
+    assert ItemText.load(tmp_path / "log").title_of(6) == "six"
+    wd.keep_log(tmp_path, log_with([5, 6, 7]), text)  # the same again
+    with pytest.raises(ConfigError, match="was made from other data .* give another --workdir"):
+        wd.keep_log(tmp_path, log_with([5, 7, 6]), text)
+
+
+def test_a_stage_is_done_once_it_has_a_record(tmp_path):
+    assert wd.stage_record(tmp_path, "pretrain") is None
+    record = {"best_epoch": 3, "valid": {"unfiltered": {"HR@1": 0.25}}}
+    assert wd.finish_stage(tmp_path, "pretrain", record) == record
+    assert wd.stage_record(tmp_path, "pretrain") == record
+    assert wd.stage_record(tmp_path, "memory") is None
+    (tmp_path / "stages" / "pretrain.json").write_text('{"best_')
+    with pytest.raises(CheckpointError, match="pretrain.json"):
+        wd.stage_record(tmp_path, "pretrain")
+
+
+def test_the_fingerprint_of_parameters_is_of_names_shapes_and_values():
+    params = {"a": jnp.arange(4.0), "b": {"c": jnp.ones((2, 2))}}
+    same = {"b": {"c": np.ones((2, 2), np.float32)}, "a": np.arange(4, dtype=np.float32)}
+    assert wd.params_fingerprint(params) == wd.params_fingerprint(same)
+    others = [
+        params | {"a": params["a"].at[3].set(3.0000002)},
+        params | {"a": params["a"].reshape(2, 2)},
+        params | {"a": params["a"].astype(jnp.int32)},
+        {"x": params["a"], "b": params["b"]},
+    ]
+    found = {wd.params_fingerprint(other) for other in [params, *others]}
+    assert len(found) == 5
