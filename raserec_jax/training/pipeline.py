@@ -126,6 +126,8 @@ class _Pipeline:
 
     def memory(self) -> None:
         """Bank, index, neighbours."""
+        if wd.stage_record(self.workdir, "memory") is not None:
+            return
         began = time.perf_counter()
         memory = self._get_memory()
         record = {
@@ -135,10 +137,7 @@ class _Pipeline:
             "eligibility": self.config.memory.eligibility,
             **memory.report,
         }
-        if wd.stage_record(self.workdir, "memory") is None or "engine" in memory.report:
-            wd.finish_stage(
-                self.workdir, "memory", record | {"seconds": time.perf_counter() - began}
-            )
+        wd.finish_stage(self.workdir, "memory", record | {"seconds": time.perf_counter() - began})
 
     def finetune(self) -> None:
         """Stage 2."""
@@ -203,9 +202,15 @@ class _Pipeline:
         )
 
     def evaluate(self) -> None:
-        """The test, once: afterwards its ranks are read."""
-        memory = self._get_memory() if wd.stage_record(self.workdir, "memory") else None
-        mixing = wd.stage_record(self.workdir, "mixing") or {}
+        """The test, once: while no stage changed, its results are read."""
+        records = {stage: wd.stage_record(self.workdir, stage) for stage in STAGES[:-2]}
+        path = self.workdir / "results.json"
+        if path.exists() and wd.stage_record(self.workdir, "evaluate") == records:
+            self.results = read_json(path)
+            self.say(format_results_table(self.results))
+            return
+        memory = self._get_memory() if records["memory"] else None
+        mixing = records["mixing"] or {}
         parts = TrainedParts(
             self._best("pretrain"),
             self._best("control"),
@@ -216,7 +221,6 @@ class _Pipeline:
         ranks = test_ranks(self.config, self.encoder, self.split, memory, parts)
         users = self.split.log.user_labels[np.flatnonzero(self.split.test_position > 0)]
         save_ranks(self.workdir / "ranks.npz", ranks, users)
-        records = {stage: wd.stage_record(self.workdir, stage) for stage in STAGES}
         self.results, timings = assemble_results(self.config, self.split, records, ranks)
         write_results(self.workdir, self.results)
         write_json_atomic(self.workdir / "timings.json", timings)
@@ -225,6 +229,7 @@ class _Pipeline:
                 self.config, self.split, self.text, memory, parts, self.config.evaluation.samples
             )
             write_json_atomic(self.workdir / "samples.json", samples)
+        wd.finish_stage(self.workdir, "evaluate", records)
         self.say(format_results_table(self.results))
 
     def report(self) -> None:

@@ -15,8 +15,9 @@ import numpy as np
 from raserec_jax.batching.windows import Examples, training_examples
 from raserec_jax.data.splits import Split
 from raserec_jax.encoding import EvaluationSet, encode_rows, evaluation_set, example_rows
-from raserec_jax.errors import CheckpointError
+from raserec_jax.errors import CheckpointError, ConfigError
 from raserec_jax.models.encoder import SequenceEncoder
+from raserec_jax.report.results import read_json, write_json_atomic
 from raserec_jax.retrieval.eligibility import Queries, audit
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved, load_retrieved, save_retrieved
@@ -81,7 +82,11 @@ def as_queries(query, evaluation: EvaluationSet) -> Queries:
 def run_memory(
     config, encoder: SequenceEncoder, params: dict, split: Split, workdir: Path
 ) -> Memory:
-    """Builds, saves and searches the bank; neighbours already saved for the same bank are read instead."""
+    """Builds, saves and searches the bank; neighbours already saved for the same bank are read instead.
+
+    Raises:
+      ConfigError: memory.top_k is above the number of entries.
+    """
     began = time.perf_counter()
     long_history = config.pretrain.batching.long_history
     train_bank, examples = build_bank(encoder, params, split, long_history=long_history)
@@ -101,10 +106,14 @@ def run_memory(
     )
     encode_s = time.perf_counter() - began
     fingerprint = params_fingerprint(params)
-    train_bank.save(workdir / "memory", fingerprint)
+    if config.memory.top_k > train_bank.rows:
+        raise ConfigError(
+            f"config.memory.top_k={config.memory.top_k} but the bank has {train_bank.rows} entries; "
+            "lower config.memory.top_k or give more interactions"
+        )
     full_bank.save(workdir / "memory", fingerprint)
-    top_k = max(config.memory.top_k, config.mixing.top_k)
-    search = _Search(config.memory, workdir / "memory", min(top_k, train_bank.rows))
+    top_k = min(max(config.memory.top_k, config.mixing.top_k), train_bank.rows)
+    search = _Search(config.memory, workdir / "memory", top_k)
     example_queries = Queries(
         train_bank.keys, train_bank.user_ids, train_bank.lengths, train_bank.times
     )
@@ -133,7 +142,11 @@ class _Search:
     def __init__(self, settings, folder: Path, top_k: int):
         self.settings, self.folder, self.top_k = settings, folder, top_k
         self.searcher = None
-        self.report: dict = {"search_s": 0.0, "build_s": 0.0, "violations": 0}
+        self.account = folder / "search.json"
+        self.report = {"search_s": 0.0, "build_s": 0.0}
+        if self.account.exists():
+            self.report |= read_json(self.account)
+        self.report["violations"] = 0
 
     def __call__(self, name: str, bank: MemoryBank, queries: Queries) -> Retrieved:
         path = self.folder / f"neighbours_{name}.npz"
@@ -146,6 +159,7 @@ class _Search:
             jax.block_until_ready(found)
             self.report["search_s"] += time.perf_counter() - began
             save_retrieved(path, found, bank_fingerprint=bank.fingerprint)
+            write_json_atomic(self.account, self.report)
         violations = audit(np.asarray(found.ids), bank, queries, self.settings.eligibility)
         self.report["violations"] += len(violations)
         return found

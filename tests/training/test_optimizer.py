@@ -36,7 +36,7 @@ def test_an_unknown_schedule_is_refused():
 
 def adam_in_numpy(params, grads, *, rate, weight_decay, clip_norm, b1, b2):
     """Parameters after each of the gradients; rate is a function of the step."""
-    mean, square = ({name: 0.0 for name in params} for _ in range(2))
+    mean, square = (dict.fromkeys(params, 0.0) for _ in range(2))
     for step, grad in enumerate(grads):
         norm = np.sqrt(sum((g**2).sum() for g in grad.values()))
         scale = min(1.0, clip_norm / norm) if clip_norm else 1.0

@@ -1,0 +1,135 @@
+"""A task that compiles in no time, for tests of the loop; as a script, a process that gets a SIGTERM.
+
+    python -m tests.training.toy_fit FOLDER STEP
+
+trains in FOLDER and sends itself SIGTERM once STEP steps are done; it ends with exit code 4 as the command line does.
+"""
+
+import os
+import pathlib
+import signal
+import sys
+
+import tests.conftest  # noqa: F401 - the same devices and flags as in the tests, for the same bits
+
+import jax  # isort: skip
+import jax.numpy as jnp  # isort: skip
+import numpy as np  # isort: skip
+import optax  # isort: skip
+
+from raserec_jax.errors import EXIT_INTERRUPTED, Interrupted  # isort: skip
+from raserec_jax.training.loop import FitSettings, fit  # isort: skip
+from raserec_jax.training.objectives import Task  # isort: skip
+
+STEPS = 7  # per epoch; with three per call, the last call is a short one
+STEPS_PER_CALL = 3
+
+
+def toy_task(bad_row: int | None = None) -> Task:
+    """Rows in the epoch's order pull at `w`, with noise from the step's key; the bad row is NaN."""
+    rows = np.random.default_rng(0).normal(size=(STEPS, 4)).astype(np.float32)
+    if bad_row is not None:
+        rows[bad_row] = np.nan
+
+    def loss(params, constants, order, step_in_epoch, key):
+        noise = jax.random.normal(key, (4,))
+        error = params["w"] - constants[order[step_in_epoch]] - 0.1 * noise
+        return jnp.mean(error**2), {"error": jnp.mean(jnp.abs(error))}
+
+    return Task(
+        jnp.asarray(rows), STEPS, lambda constants, key: jax.random.permutation(key, STEPS), loss
+    )
+
+
+def make_optimizer():
+    return optax.adam(0.05)
+
+
+def init_params():
+    return {"w": jnp.full(4, 3.0)}
+
+
+class Bar:
+    """A Progress that keeps what it is told and calls back after every update."""
+
+    def __init__(self, on_update=None):
+        self.on_update, self.done, self.started, self.total, self.lines = on_update, 0, 0, None, []
+
+    def __call__(self, total, desc, unit, *, initial=0):
+        self.total, self.done, self.started = total, initial, initial
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def update(self, n, **metrics):
+        self.done += n
+        if self.on_update is not None:
+            self.on_update(self.done)
+
+    def line(self, text):
+        self.lines.append(text)
+
+
+class Writer:
+    """A MetricWriter that keeps what it is told."""
+
+    def __init__(self):
+        self.written = []
+
+    def write(self, stage, step, metrics, *, epoch=None):
+        self.written.append((stage, step, epoch, metrics))
+
+
+def metrics_of(value: float) -> dict:
+    """Validation metrics in which all that counts has one value."""
+    return {protocol: {"HR@10": value, "NDCG@10": value} for protocol in ("unfiltered", "filtered")}
+
+
+def shrinking(params) -> dict:
+    """A metric that is better the smaller the parameters are."""
+    return metrics_of(-float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(params))))
+
+
+def run_fit(folder, epochs: int, task=None, evaluate=shrinking, bar=None, writer=None, **settings):
+    """fit() on the toy task, with its files in `folder`."""
+    return fit(
+        toy_task() if task is None else task,
+        settings.pop("optimizer", None) or make_optimizer(),
+        settings.pop("params", None) or init_params(),
+        FitSettings(
+            epochs,
+            settings.pop("patience", 0),
+            "unfiltered/NDCG@10",
+            settings.pop("steps_per_call", STEPS_PER_CALL),
+            settings.pop("keep", 2),
+        ),
+        key=jax.random.key(5),
+        evaluate=evaluate,
+        folder=pathlib.Path(folder) / "steps",
+        best_folder=pathlib.Path(folder) / "best",
+        stage="toy",
+        writer=writer or Writer(),
+        progress=bar or Bar(),
+    )
+
+
+def main():
+    folder, at_step = sys.argv[1], int(sys.argv[2])
+
+    def terminate(done):
+        if done == at_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        run_fit(folder, epochs=3, bar=Bar(terminate))
+    except Interrupted as interrupted:
+        print(interrupted)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()
