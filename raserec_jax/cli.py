@@ -41,12 +41,17 @@ from raserec_jax.errors import (
 
 FLAGS = flags.FLAGS
 
+# The documented --config.data.items; a ConfigDict has a method of that name, so the value is called item_text.
+_ITEMS_FLAG = re.compile(r"^(--?config\.data\.)items(?==|$)")
+
 # Flag -> how to give it; flags that a script cannot do without.
 _required: dict[str, str] = {}
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Parses the flags, calls `main(argv)`, and exits with the code of what happened."""
+    # In sys.argv, since config_flags looks for its overrides there.
+    sys.argv[1:] = [_ITEMS_FLAG.sub(r"\1item_text", argument) for argument in sys.argv[1:]]
     app.run(lambda argv: _call(main, argv), flags_parser=_parse_flags)
 
 

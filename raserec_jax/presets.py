@@ -6,7 +6,9 @@
 
 from ml_collections import ConfigDict
 
-from raserec_jax.errors import ConfigError
+from raserec_jax.config_rules import FIELD_HELP, check_config
+
+__all__ = ["FIELD_HELP", "check_config", "raserec", "raserec_published"]
 
 
 def _optimizer(**overrides) -> ConfigDict:
@@ -33,7 +35,7 @@ def raserec_published(dataset: str = "movielens_100k") -> ConfigDict:
             "data": {
                 "dataset": dataset,
                 "interactions": "",
-                "items": "",
+                "item_text": "",
                 "min_interactions": 5,
                 "split": "leave_one_out",
             },
@@ -133,15 +135,8 @@ def _for_dataset(config: ConfigDict, dataset: str) -> ConfigDict:
     """What a known set needs; any other set keeps the generic settings."""
     if dataset.startswith(("movielens", "ml_")):
         config.encoder.update(max_len=200, hidden_dropout=0.25, attention_dropout=0.25)
-        # Long histories make a positive as dear as a user's whole pass.
+        # A positive is a whole history here: many would cost more than everything else.
         config.pretrain.contrast.anchors = 16
+        # Most of a query's nearest rows are its own later ones, which it may not see: ScaNN gains nothing.
+        config.memory.engine = "exact"
     return config
-
-
-def check_config(config: ConfigDict) -> None:
-    """Rules across fields; raises ConfigError with the flag and the way out."""
-    if config.encoder.dim % config.encoder.num_heads:
-        raise ConfigError(
-            f"--config.encoder.dim={config.encoder.dim} is not a multiple of "
-            f"--config.encoder.num_heads={config.encoder.num_heads}; choose one that is"
-        )

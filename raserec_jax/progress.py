@@ -7,9 +7,10 @@
 Both show what is done, the rate, the time left and the latest metrics. Process 0 only.
 """
 
+import io
 import sys
 import time
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 from tqdm import tqdm
@@ -36,7 +37,7 @@ class Progress:
         *,
         initial: int = 0,
         line_every: int | None = None,
-        stream: TextIO | None = None,
+        stream: io.TextIOBase | None = None,
     ):
         self._stream = sys.stderr if stream is None else stream
         self._shown = jax.process_index() == 0
@@ -59,7 +60,7 @@ class Progress:
             leave=True,
         )
 
-    def update(self, n: int = 1, **metrics: float) -> None:
+    def update(self, n: int = 1, **metrics: Any) -> None:
         """Counts n more units and shows the metrics; JAX scalars are fetched only if shown."""
         before = self._done
         self._done += n

@@ -5,13 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from raserec_jax import encoding
 from raserec_jax.batching.windows import query_windows, training_examples
-from raserec_jax.encoding import encode_rows, evaluation_set, example_rows, history_rows
+from raserec_jax.encoding import evaluation_set, example_rows, history_rows
 from raserec_jax.models.encoder import SequenceEncoder
 from tests.quick_jit import quick_jit
 from tests.small_logs import random_split
 
 MAX_LEN = 6
+encode_rows = quick_jit(
+    encoding.encode_rows.__wrapped__, static_argnames=("encoder", "rows_per_block")
+)
 
 
 @pytest.fixture(scope="module")

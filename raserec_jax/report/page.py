@@ -19,9 +19,11 @@ from raserec_jax.report.tables import (
     COLUMNS,
     HEADLINE_METRIC,
     PROTOCOLS,
+    STAGE_LABELS,
+    Gain,
     Row,
     best_values,
-    gains,
+    gain_list,
     headline,
     number,
     signed,
@@ -32,7 +34,7 @@ REPORT_FILE = "report.html"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _CAPTIONS = {
     "comparison.png": "Test metrics of the stages side by side, and what memory added",
-    "validation.png": "Validation by epoch; the ring marks the best, which is the one tested",
+    "validation.png": "Validation by epoch; a ring marks the best of each curve",
     "loss.png": "Training losses",
 }
 
@@ -59,6 +61,7 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
         _headline_section(results),
         _protocol_section(results),
         _metrics_section(results, "test", "Test"),
+        _gains_section(gain_list(results)),
         _plots_section(write_plots(workdir, results)),
         samples_section(samples),
         _metrics_section(results, "valid", "Validation"),
@@ -94,12 +97,17 @@ def _page(title: str, sections: Iterable[str]) -> str:
 
 
 def _headline_section(results: Mapping[str, Any]) -> str:
-    gain = gains(results).get("unfiltered", {}).get(HEADLINE_METRIC)
+    gains = [gain for gain in gain_list(results) if gain.stage == "finetune"]
+    gain = gains[0].metrics.get("unfiltered", {}).get(HEADLINE_METRIC) if gains else None
     mood = "" if not gain else "good" if gain["low"] > 0 else "bad" if gain["high"] < 0 else ""
     rows = {row.stage: row for row in table_rows(results, "test") if row.stage != "baseline"}
-    tiles = [(number(row.value("unfiltered", HEADLINE_METRIC)), row.label) for row in rows.values()]
+    tiles = [
+        (number(row.value("unfiltered", HEADLINE_METRIC)), STAGE_LABELS[stage])
+        for stage, row in rows.items()
+    ]
     if gain:
-        tiles.append((signed(gain["mean"]), "RaSeRec minus control"))
+        against = STAGE_LABELS.get(gains[0].against, gains[0].against).lower()
+        tiles.append((signed(gain["mean"]), f"RaSeRec minus {against}"))
     boxes = "".join(
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
         for value, label in tiles
@@ -114,16 +122,15 @@ def _headline_section(results: Mapping[str, Any]) -> str:
 
 
 def _protocol_section(results: Mapping[str, Any]) -> str:
-    protocol = results.get("protocol") or {}
-    facts = {name.replace("_", " "): value for name, value in protocol.items()}
-    if protocol.get("fingerprint"):
-        facts["fingerprint"] = str(protocol["fingerprint"])[:12]
-    for name in ("seed", "devices"):
-        if name in results:
-            facts[name] = results[name]
-    versions = results.get("versions") or {}
+    protocol = dict(results.get("protocol") or {})
+    fingerprint = protocol.pop("fingerprint", None)
+    facts = {"dataset": protocol.pop("dataset", None)}
+    facts["fingerprint"] = fingerprint and str(fingerprint)[:12]
+    for name in ("split", "num_users", "num_items", "num_interactions", *protocol):
+        facts[name.removeprefix("num_").replace("_", " ")] = protocol.get(name)
+    facts |= {name: results.get(name) for name in ("seed", "devices")}
     left = _facts(facts)
-    right = _facts(versions)
+    right = _facts(results.get("versions") or {})
     if not left and not right:
         return ""
     return (
@@ -148,8 +155,8 @@ def _metrics_table(rows: Sequence[Row], protocol: str) -> str:
         cells = []
         for column in COLUMNS:
             value = row.value(protocol, column)
-            marked = value is not None and value == best.get(column)
-            cells.append(f"<td{_from(column, 'best' * marked)}>{number(value)}</td>")
+            mark = "best" if value is not None and value == best.get(column) else ""
+            cells.append(f"<td{_from(column, mark)}>{number(value)}</td>")
         label = f"<td>{escape(row.label)}</td>"
         body.append(f'<tr class="{escape(row.stage)}">{label}{"".join(cells)}</tr>')
     return (
@@ -162,6 +169,30 @@ def _from(column: str, more: str = "") -> str:
     """The class attribute of a cell; a line stands left of each cutoff's first column."""
     names = f"{'from' if column.startswith('HR') else ''} {more}".strip()
     return f' class="{names}"' if names else ""
+
+
+def _gains_section(gains: Sequence[Gain]) -> str:
+    lines = []
+    for stage, against, metrics in gains:
+        name = f"{STAGE_LABELS[stage]} minus {STAGE_LABELS.get(against, against).lower()}"
+        for protocol, part in metrics.items():
+            for metric, gain in part.items():
+                text = f"{signed(gain['low'])} to {signed(gain['high'])}"
+                sure = ' class="best"' if gain["low"] > 0 or gain["high"] < 0 else ""
+                lines.append(
+                    f"<tr><td>{escape(name)}</td><td>{escape(protocol)}</td>"
+                    f"<td>{escape(metric)}</td><td{sure}>{signed(gain['mean'])}</td>"
+                    f"<td>{text}</td></tr>"
+                )
+    if not lines:
+        return ""
+    return (
+        "<section><details><summary>What memory added, all metrics</summary>"
+        '<p class="soft">Mean difference over test users and its 95% interval by paired bootstrap; '
+        "marked where the interval leaves out zero.</p>"
+        "<table><thead><tr><th></th><th>protocol</th><th>metric</th><th>gain</th>"
+        f"<th>interval</th></tr></thead><tbody>{''.join(lines)}</tbody></table></details></section>"
+    )
 
 
 def _plots_section(paths: Sequence[pathlib.Path]) -> str:
@@ -200,7 +231,7 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
 def _fact_text(name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or name == "seed":
         return str(value)
-    if name.endswith("_s") and value >= 120:
+    if name.endswith(("_s", "seconds")) and "per_s" not in name and value >= 120:
         minutes, seconds = divmod(round(value), 60)
         return f"{value:,.0f} ({minutes} min {seconds:02d} s)"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

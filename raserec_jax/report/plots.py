@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from raserec_jax.metric_writer import read_metrics
 from raserec_jax.report.results import write_bytes_atomic
-from raserec_jax.report.tables import PROTOCOLS, STAGE_LABELS, Row, gains, table_rows
+from raserec_jax.report.tables import PROTOCOLS, STAGE_LABELS, Gain, Row, gain_list, table_rows
 
 PLOTS_FOLDER = "plots"
 # Okabe and Ito's palette, told apart also by the colour-blind; RaSeRec stands out.
@@ -22,6 +22,7 @@ STAGE_COLORS = {
     "control": "#e69f00",
     "mixing": "#009e73",
     "finetune": "#0072b2",
+    "combined": "#cc79a7",
 }
 _BAR_METRICS = ("HR@10", "NDCG@10", "HR@20", "NDCG@20")
 _VALIDATION_KEY = re.compile(r"(?:.*/)?(?:HR|NDCG|MRR)@[0-9]+")
@@ -58,10 +59,12 @@ def draw_losses(records: Sequence[Mapping[str, Any]]) -> Figure | None:
         return None
     figure, axes = _panels(len(by_stage), height=3.4)
     for axis, (stage, curves) in zip(axes, by_stage.items(), strict=True):
+        color = STAGE_COLORS.get(stage, _INK)
         for rank, (name, (steps, losses)) in enumerate(sorted(curves.items(), key=_main_first)):
-            # The stage's own colour for the sum, greys for its parts.
-            color = STAGE_COLORS.get(stage, _INK) if rank == 0 else ("#b0b5bd", "#6f7782")[rank % 2]
-            _draw_smoothed(axis, steps, losses, color=color, label=name, zorder=9 - rank)
+            style = ("-", "--", ":", "-.")[rank % 4]  # the sum is drawn through, its parts are not
+            _draw_smoothed(
+                axis, steps, losses, color=color, label=name.removeprefix("train/"), linestyle=style
+            )
         axis.set_title(STAGE_LABELS.get(stage, stage))
         axis.set_xlabel("step")
         axis.legend(fontsize=8.5, frameon=False)
@@ -76,14 +79,14 @@ def draw_validation(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     groups = [group for group in groups if group]
     if not groups:
         return None
-    figure, axes = _panels(len(groups), height=3.4)
+    figure, axes = _panels(len(groups), height=3.8)
     for axis, group in zip(axes, groups, strict=True):
         for stage in group:
             _draw_stage_validation(axis, records, stage)
         axis.set_title(" and ".join(STAGE_LABELS.get(stage, stage) for stage in group))
         axis.set_xlabel(_x_name(records, group[0]))
-        axis.legend(fontsize=8.5, frameon=False)
-    axes[0].set_ylabel("validation")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False)
     return figure
 
 
@@ -92,15 +95,16 @@ def draw_comparison(results: Mapping[str, Any]) -> Figure | None:
     rows = {row.stage: row for row in table_rows(results, "test") if row.stage != "baseline"}
     if not rows:
         return None
-    found = gains(results)
-    figure, axes = _panels(3 if found else 2, height=4.0, widths=(5, 5, 3.2) if found else (1, 1))
+    gains = [gain for gain in gain_list(results) if gain.stage == "finetune"]
+    widths = (5, 5, 3.2) if gains else (1, 1)
+    figure, axes = _panels(len(widths), height=4.0, widths=widths)
     for axis, protocol in zip(axes, PROTOCOLS, strict=False):
         _draw_bars(axis, list(rows.values()), protocol)
     top = max(axis.get_ylim()[1] for axis in axes[:2])
     for axis in axes[:2]:
         axis.set_ylim(0, top)
-    if found:
-        _draw_gains(axes[2], found)
+    if gains:
+        _draw_gain(axes[2], gains[0])
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     return figure
@@ -111,7 +115,8 @@ def _draw_bars(axis: Axes, rows: list[Row], protocol: str) -> None:
     for place, row in enumerate(rows):
         values = [row.value(protocol, metric) or 0.0 for metric in _BAR_METRICS]
         x = np.arange(len(values)) + (place - (len(rows) - 1) / 2) * width
-        bars = axis.bar(x, values, 0.92 * width, color=STAGE_COLORS[row.stage], label=row.label)
+        style = {"color": STAGE_COLORS[row.stage], "label": STAGE_LABELS[row.stage]}
+        bars = axis.bar(x, values, 0.92 * width, **style)
         labels = [f"{value:.4f}".lstrip("0") for value in values]
         axis.bar_label(bars, labels, rotation=90, padding=3, fontsize=7.5, color=_INK)
     axis.margins(y=0.22)
@@ -119,35 +124,43 @@ def _draw_bars(axis: Axes, rows: list[Row], protocol: str) -> None:
     axis.set_title(f"Test, {protocol}")
 
 
-def _draw_gains(axis: Axes, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-    """Intervals of RaSeRec minus its control, one line each; a hollow dot for filtered."""
-    lines = [(p, metric, gain) for p, part in found.items() for metric, gain in part.items()]
-    for place, (protocol, _, gain) in enumerate(lines):
-        fill = STAGE_COLORS["finetune"] if protocol == "unfiltered" else "white"
+def _draw_gain(axis: Axes, gain: Gain) -> None:
+    """Intervals of RaSeRec minus what it is held against, a line per metric and protocol."""
+    metrics = list(dict.fromkeys(name for part in gain.metrics.values() for name in part))
+    metrics = [name for name in _BAR_METRICS if name in metrics] or metrics
+    color = STAGE_COLORS["finetune"]
+    for shift, (protocol, part) in zip((-0.12, 0.12), gain.metrics.items(), strict=False):
+        shown = [(place, part[name]) for place, name in enumerate(metrics) if name in part]
+        means, lows, highs = ([found[key] for _, found in shown] for key in ("mean", "low", "high"))
         axis.errorbar(
-            [gain["mean"]],
-            [place],
-            xerr=[[gain["mean"] - gain["low"]], [gain["high"] - gain["mean"]]],
+            means,
+            [place + shift for place, _ in shown],
+            xerr=[np.subtract(means, lows), np.subtract(highs, means)],
             fmt="o",
-            color=STAGE_COLORS["finetune"],
-            mfc=fill,
+            color=color,
+            mfc=color if protocol == "unfiltered" else "white",
             capsize=3,
+            label=protocol,
         )
     axis.axvline(0, color=_INK, linewidth=0.8)
-    names = [m if len(found) == 1 else f"{m}\n{p}" for p, m, _ in lines]
-    axis.set_yticks(range(len(lines)), names)
-    axis.set_ylim(len(lines) - 0.5, -0.5)
+    axis.set_yticks(range(len(metrics)), metrics)
+    axis.set_ylim(len(metrics) - 0.5, -0.5)
     axis.grid(axis="x", color=_GRID)
     axis.grid(visible=False, axis="y")
     axis.locator_params(axis="x", nbins=4)
-    axis.set_title("RaSeRec minus control\n(95% interval)", fontsize=10)
+    against = STAGE_LABELS.get(gain.against, gain.against).lower()
+    axis.set_title(f"RaSeRec minus {against}\n(95% interval)", fontsize=10)
+    if len(gain.metrics) > 1:
+        axis.legend(loc="upper center", bbox_to_anchor=(0.4, -0.06), ncols=2, frameon=False)
 
 
 def _draw_stage_validation(axis: Axes, records: Sequence[Mapping[str, Any]], stage: str) -> None:
     for name, (x, values) in sorted(_validation(records, stage).items()):
         style = "--" if _is_filtered(name) else "-"
         color = STAGE_COLORS.get(stage, _INK)
-        label = f"{STAGE_LABELS.get(stage, stage)}, {name.removeprefix('valid/').replace('/', ' ')}"
+        protocol = "filtered" if _is_filtered(name) else "unfiltered"
+        label = f"{STAGE_LABELS.get(stage, stage)}, {protocol}"
+        axis.set_ylabel(f"validation {name.rpartition('/')[2]}")
         marker = "o" if len(x) < 40 else ""
         axis.plot(x, values, style, color=color, label=label, marker=marker, markersize=3)
         best = int(np.argmax(values))
@@ -209,17 +222,17 @@ def _curves(records, stage, wanted, x_name) -> dict[str, tuple[np.ndarray, np.nd
 def _draw_smoothed(axis: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
     """The points, faint, under their running mean, where there are many."""
     if len(y) >= _SMOOTHED_FROM:
-        axis.plot(x, y, alpha=0.25, linewidth=0.8, **(style | {"label": None}))
+        axis.plot(x, y, alpha=0.25, linewidth=0.8, color=style["color"])
         window = max(3, len(y) // 30)
         y = np.convolve(y, np.full(window, 1 / window), mode="valid")
         x = x[(window - 1) // 2 :][: len(y)]
     axis.plot(x, y, linewidth=1.6, **style)
 
 
-def _panels(count: int, *, height: float, widths: Sequence[float] | None = None):
+def _panels(count: int, *, height: float, widths: Sequence[int | float] = ()):
     """A figure with `count` panels in a row, and the panels."""
     figure = Figure(figsize=(10 if count > 1 else 6, height), dpi=150, layout="constrained")
-    axes = figure.subplots(1, count, squeeze=False, width_ratios=widths)[0]
+    axes = figure.subplots(1, count, squeeze=False, width_ratios=widths or None)[0]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color("#9aa0a8")

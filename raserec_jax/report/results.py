@@ -21,7 +21,7 @@ _DIGITS = 8  # significant
 # Keys in the order in which a person reads them, at whatever depth; others follow, sorted.
 _READING_ORDER = (
     *("protocol", "seed", "devices", "stages", "baselines", "groups", "versions", "config"),
-    *("pretrain", "control", "memory", "mixing", "finetune", "gain"),
+    *("pretrain", "control", "memory", "mixing", "finetune", "combined", "gain"),
     *("best_epoch", "valid", "test", "test_train_bank"),
     *("unfiltered", "filtered", "HR", "NDCG", "MRR"),
 )

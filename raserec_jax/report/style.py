@@ -32,7 +32,7 @@ section {
 .headline.bad { border-left-color: var(--bad); }
 .headline > p:first-child { font-size: 18px; line-height: 1.45; }
 .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 14px 0 4px; }
-.tile { flex: 1 1 150px; border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; }
+.tile { flex: 1 1 130px; border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; }
 .tile b { display: block; font-size: 24px; font-variant-numeric: tabular-nums; font-weight: 650; }
 .tile span { color: var(--soft); font-size: 13px; }
 .scroll { overflow-x: auto; }

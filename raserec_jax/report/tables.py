@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 PROTOCOLS = ("unfiltered", "filtered")
 COLUMNS = tuple(f"{metric}@{k}" for k in (5, 10, 20) for metric in ("HR", "NDCG", "MRR"))
 HEADLINE_METRIC = "NDCG@10"
+MINUS = "\N{MINUS SIGN}"
 STAGE_LABELS = {
     "pretrain": "Stage 1",
     "control": "Control",
     "mixing": "Mixing",
     "finetune": "RaSeRec",
+    "combined": "RaSeRec + mixing",
 }
+_WITH_MEMORY = ("mixing", "finetune", "combined")
 BASELINE_LABELS = {"popularity": "Popularity", "item_knn": "Item kNN", "markov": "Markov chain"}
 
 
@@ -23,7 +26,7 @@ class Row(NamedTuple):
 
     Fields:
       label: what a person reads.
-      stage: "pretrain", "control", "mixing", "finetune" or "baseline".
+      stage: a key of STAGE_LABELS, or "baseline".
       metrics: protocol -> metric -> value.
     """
 
@@ -46,14 +49,13 @@ def _stage_rows(results: Mapping[str, Any], split: str) -> Iterator[Row]:
     bank = (stages.get("memory") or {}).get("bank")
     for stage, label in STAGE_LABELS.items():
         found = stages.get(stage) or {}
-        with_memory = stage in ("mixing", "finetune")
-        if with_memory and split == "test" and found.get("test_train_bank"):
+        # Only a test may use another bank than the training one.
+        told = bank if stage in _WITH_MEMORY and split == "test" else None
+        if split == "test" and found.get("test_train_bank"):
             yield Row(f"{label}, bank train", stage, found["test_train_bank"])
-            bank = "train+valid"
+            told = "train+valid"
         if found.get(split):
-            # Validation targets are searched for in the training bank alone.
-            told = with_memory and split == "test" and bank
-            yield Row(f"{label}, bank {bank}" if told else label, stage, found[split])
+            yield Row(f"{label}, bank {told}" if told else label, stage, found[split])
 
 
 def _baseline_rows(results: Mapping[str, Any], split: str) -> Iterator[Row]:
@@ -76,49 +78,83 @@ def best_values(rows: list[Row], protocol: str) -> dict[str, float]:
     return best
 
 
-def gains(results: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
-    """Protocol -> metric -> {"mean", "low", "high"}; a layout without protocols is unfiltered."""
-    gain = (results.get("stages") or {}).get("gain") or {}
-    nested = {protocol: gain[protocol] for protocol in PROTOCOLS if gain.get(protocol)}
-    flat = {name: part for name, part in gain.items() if "@" in name and part}
-    return nested or ({"unfiltered": flat} if flat else {})
+class Gain(NamedTuple):
+    """What a stage added over another, by the paired bootstrap over users.
+
+    Fields:
+      stage, against: keys of STAGE_LABELS.
+      metrics: protocol -> metric -> {"mean", "low", "high"}.
+    """
+
+    stage: str
+    against: str
+    metrics: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def gain_list(results: Mapping[str, Any]) -> list[Gain]:
+    """RaSeRec's gain first, then those of the other stages that have one."""
+    stages = results.get("stages") or {}
+    found = {"finetune": stages.get("gain") or {}}
+    found |= {name: (stages.get(name) or {}).get("gain") or {} for name in ("combined", "mixing")}
+    against = found["finetune"].get("against", "control")
+    return [
+        Gain(stage, gain.get("against", against), _by_protocol(gain))
+        for stage, gain in found.items()
+        if _by_protocol(gain)
+    ]
+
+
+def _by_protocol(gain: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics that stand outside a protocol are unfiltered."""
+    outside = {name: part for name, part in gain.items() if "@" in name and part}
+    parts = {"unfiltered": gain.get("unfiltered") or outside, "filtered": gain.get("filtered")}
+    return {protocol: part for protocol, part in parts.items() if part}
 
 
 def headline(results: Mapping[str, Any], protocol: str = "unfiltered") -> str:
     """What memory added, in one sentence."""
-    rows = {row.stage: row for row in table_rows(results, "test")}  # the last bank of a stage wins
-    values = {
-        stage: rows[stage].value(protocol, HEADLINE_METRIC) if stage in rows else None
-        for stage in STAGE_LABELS
-    }
+    reached = _test_values(results, protocol)
     name = f"test {HEADLINE_METRIC}, {protocol}"
-    if values["finetune"] is None:
-        if values["pretrain"] is None:
+    if "finetune" not in reached:
+        if "pretrain" not in reached:
             return "No test results yet."
-        return f"Stage 1 reached {number(values['pretrain'])} ({name}); no memory stage has run."
-    gain = gains(results).get(protocol, {}).get(HEADLINE_METRIC)
-    if values["control"] is None:
-        return f"RaSeRec reached {number(values['finetune'])} ({name}); no control has run."
-    if not gain:
+        return f"Stage 1 reached {number(reached['pretrain'])} ({name}); RaSeRec has not run."
+    gain = next((gain for gain in gain_list(results) if gain.stage == "finetune"), None)
+    interval = gain and gain.metrics.get(protocol, {}).get(HEADLINE_METRIC)
+    if interval:
+        sentence = _gain_text(interval, reached.get(gain.against), gain.against)
+        return f"{_verdict(interval)}: {sentence} ({name})."
+    if "control" in reached:
         return (
-            f"RaSeRec reached {number(values['finetune'])}, the same encoder trained as long "
-            f"without memory {number(values['control'])} ({name}); no interval was computed."
+            f"RaSeRec reached {number(reached['finetune'])}, the same encoder trained as long "
+            f"without memory {number(reached['control'])} ({name}); no interval was computed."
         )
+    return f"RaSeRec reached {number(reached['finetune'])} ({name}); no control has run."
+
+
+def _test_values(results: Mapping[str, Any], protocol: str) -> dict[str, float]:
+    """Stage -> headline metric, for the stages that have it; the largest bank of a stage."""
+    rows = {row.stage: row for row in table_rows(results, "test")}  # the later row wins
+    values = {stage: row.value(protocol, HEADLINE_METRIC) for stage, row in rows.items()}
+    return {stage: value for stage, value in values.items() if value is not None}
+
+
+def _gain_text(gain: Mapping[str, Any], base: float | None, against: str) -> str:
+    over = {"control": "the same encoder trained as long without memory", "pretrain": "stage 1"}
     return (
-        f"{_verdict(gain)}: {signed(gain['mean'])}{_relative(gain, values['control'])} over the "
-        f"same encoder trained as long without memory, 95% interval {signed(gain['low'])} to "
-        f"{signed(gain['high'])} ({name})."
+        f"{signed(gain['mean'])}{_relative(gain, base)} over {over.get(against, against)}, "
+        f"95% interval {signed(gain['low'])} to {signed(gain['high'])}"
     )
 
 
-def _verdict(gain: Mapping[str, float]) -> str:
+def _verdict(gain: Mapping[str, Any]) -> str:
     if gain["low"] > 0:
         return "Memory helped"
     return "Memory hurt" if gain["high"] < 0 else "Memory made no clear difference"
 
 
-def _relative(gain: Mapping[str, float], control: float) -> str:
-    return f" ({100 * gain['mean'] / control:+.1f}%)" if control > 0 else ""
+def _relative(gain: Mapping[str, Any], base: float | None) -> str:
+    return f" ({100 * gain['mean'] / base:+.1f}%)".replace("-", MINUS) if base else ""
 
 
 def number(value: float | None) -> str:
@@ -128,24 +164,35 @@ def number(value: float | None) -> str:
 
 def signed(value: float) -> str:
     """With a sign, and a real minus."""
-    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:+.4f}".replace("-", MINUS)
 
 
 def format_results_table(results: Mapping[str, Any]) -> str:
-    """The test table for a terminal, both protocols and what memory added; 102 columns wide."""
+    """The test table for a terminal, both protocols, and what memory added."""
     rows = table_rows(results, "test")
+    width = max([len(row.label) for row in rows], default=0) + 2
     lines = []
     for protocol in PROTOCOLS:
         best = best_values(rows, protocol)
         head = f"test, {protocol}"
-        lines.append(f"{head:<30}" + "".join(f"{column:>8}" for column in COLUMNS))
+        lines.append(f"{head:<{width}}" + "".join(f"{column:>8}" for column in COLUMNS))
         for row in rows:
             cells = [_text_cell(row.value(protocol, c), best.get(c)) for c in COLUMNS]
-            lines.append(f"{row.label:<30}" + "".join(cells))
+            lines.append(f"{row.label:<{width}}" + "".join(cells))
         lines.append("")
     if any(best_values(rows, protocol) for protocol in PROTOCOLS):
         lines.append("* best of its column")
-    return "\n".join([*lines, headline(results)])
+    return "\n".join([*lines, headline(results), *_other_gains(results)])
+
+
+def _other_gains(results: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each further stage whose gain was computed."""
+    reached = _test_values(results, "unfiltered")
+    for stage, against, metrics in gain_list(results):
+        interval = metrics.get("unfiltered", {}).get(HEADLINE_METRIC)
+        if stage != "finetune" and interval:
+            sentence = _gain_text(interval, reached.get(against), against)
+            yield f"{STAGE_LABELS[stage]}: {sentence}."
 
 
 def _text_cell(value: float | None, best: float | None) -> str:

@@ -50,12 +50,10 @@ class Run(NamedTuple):
 def read_data(config) -> tuple[InteractionLog, ItemText | None]:
     """The log that `config.data` names, k-core filtered, and its item text if there is some."""
     data = config.data
-    if data.split != "leave_one_out":
-        raise ConfigError(f"data.split={data.split!r} is unknown; use 'leave_one_out'")
     log, text = read_source(
         data.interactions or None,
         None if data.interactions else data.dataset,
-        data["items"] or None,  # as an attribute it would be the dict method
+        data.item_text or None,
     )
     log = k_core(log, data.min_interactions)
     return log, None if text is None else text.restricted_to(log)

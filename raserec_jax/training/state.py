@@ -22,8 +22,8 @@ class TrainState(NamedTuple):
 
 
 def create_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
-    """A fresh state at step 0."""
-    params = jax.tree.map(jnp.asarray, params)
+    """A fresh state at step 0; it copies, as a step takes its state's memory over (donation)."""
+    params = jax.tree.map(jnp.array, params)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 

@@ -1,14 +1,10 @@
 """Metrics worked out by hand, against the papers' code, and the interval's coverage."""
 
-import os
-import pathlib
-
 import numpy as np
 import pytest
 
 from raserec_jax.evaluation import metrics
-
-GOLDEN = pathlib.Path(os.environ.get("RASEREC_GOLDEN_DIR", "tests/golden"))
+from tests.golden_files import read_golden
 
 
 def test_metrics_by_hand():
@@ -23,7 +19,7 @@ def test_metrics_by_hand():
 
 
 def test_golden_metrics():
-    golden = np.load(GOLDEN / "metrics.npz", allow_pickle=False)
+    golden = read_golden("metrics")
     scores, target_ids = golden["scores"], golden["target_ids"]
     target_scores = np.take_along_axis(scores, target_ids[:, None], axis=1)
     ranks = (scores[:, 1:] >= target_scores).sum(axis=1) - 1

@@ -137,7 +137,7 @@ def test_jit_and_eager_agree():
     jitted = jax.jit(rank_targets)(scores, item_table, target_ids, seen_ids)
     np.testing.assert_array_equal(found, jitted)
     with jax.disable_jit():
-        eager = rank_targets(scores, item_table, target_ids, seen_ids, user_chunk=16)
+        eager = ranking.rank_targets(scores, item_table, target_ids, seen_ids)
     np.testing.assert_array_equal(found, eager)
 
 

@@ -23,12 +23,14 @@ from raserec_jax.training.objectives import ContrastSettings, pretrain_task
 from raserec_jax.training.state import create_state
 from tests.small_logs import cyclic_split
 from tests.training.toy_fit import (
+    OPTIMIZER,
     STEPS,
+    TOY_STEPS,
     Bar,
     Writer,
     init_params,
-    make_optimizer,
     metrics_of,
+    quick_steps,
     run_fit,
     toy_task,
 )
@@ -36,8 +38,15 @@ from tests.training.toy_fit import (
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def toy_steps():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_run_steps", lambda task, optimizer: TOY_STEPS)
+        yield
+
+
 def newest_state(folder, template=None):
-    template = create_state(init_params(), make_optimizer()) if template is None else template
+    template = create_state(init_params(), OPTIMIZER) if template is None else template
     return checkpoints.restore_newest(folder / "steps", template)
 
 
@@ -89,13 +98,11 @@ def test_what_is_written_down(uninterrupted):
 
 def test_reported_averages_are_those_of_the_steps(uninterrupted):
     """Losses of the first epoch, one step at a time."""
-    task, optimizer = toy_task(), make_optimizer()
-    key = jax.random.key(5)
+    task, key = toy_task(), jax.random.key(5)
     order = task.order(task.constants, jax.random.fold_in(jax.random.fold_in(key, 1), 0))
-    state, losses = create_state(init_params(), optimizer), []
-    run_steps = loop.make_run_steps(task, optimizer)
+    state, losses = create_state(init_params(), OPTIMIZER), []
     for step in range(STEPS):
-        state, loss, _ = run_steps(
+        state, loss, _ = TOY_STEPS(
             state, task.constants, order, step, 1, jax.random.fold_in(key, 0), most=1
         )
         losses.append(float(loss[0]))
@@ -114,7 +121,7 @@ def test_resuming_between_epochs_changes_no_bit(tmp_path, uninterrupted, epochs)
 
 
 def test_how_many_steps_a_call_runs_changes_no_bit(tmp_path, uninterrupted):
-    assert_ends_as(uninterrupted, tmp_path, run_fit(tmp_path, epochs=3, steps_per_call=50))
+    assert_ends_as(uninterrupted, tmp_path, run_fit(tmp_path, epochs=3, steps_per_call=1))
 
 
 def test_sigterm_saves_the_state_and_going_on_changes_no_bit(tmp_path, uninterrupted):
@@ -166,7 +173,8 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run(tmp_path):
     assert_same_bits(params, seen[1])
     assert (meta["epoch"], meta["value"]) == (1, 0.4)
     # A run that has stopped stays stopped, with the same result and without another evaluation.
-    again = run_fit(tmp_path, epochs=6, evaluate=None, patience=2)
+    again = run_fit(tmp_path, epochs=6, evaluate=evaluate, patience=2)
+    assert len(seen) == 5
     assert_same_bits(again.params, seen[1])
     assert again[1:5] == result[1:5]
 
@@ -200,7 +208,7 @@ def test_the_initial_parameters_stay_usable(tmp_path):
 
 def tiny_pretraining():
     """Stage 1 on a log in which each item has one successor; two dropout passes and positives."""
-    split = cyclic_split()
+    split = cyclic_split(users=60, length=12)
     encoder = SequenceEncoder(
         split.log.num_items,
         max_len=8,
@@ -233,9 +241,8 @@ def tiny_pretraining():
 
 def test_pretraining_learns_resumes_and_compiles_once(tmp_path, monkeypatch):
     task, optimizer, params = tiny_pretraining()
-    assert task.steps_per_epoch >= 4
-    shared = loop.make_run_steps(task, optimizer)  # one program for all the runs of this test
-    monkeypatch.setattr(loop, "make_run_steps", lambda *_: shared)
+    shared = quick_steps(task, optimizer)  # one program for all the runs of this test
+    monkeypatch.setattr(loop, "make_run_steps", lambda task, optimizer: shared)
     common = {"task": task, "optimizer": optimizer, "params": params}
     writer = Writer()
     whole = run_fit(tmp_path / "whole", epochs=6, writer=writer, **common)

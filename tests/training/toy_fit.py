@@ -18,31 +18,47 @@ import numpy as np  # isort: skip
 import optax  # isort: skip
 
 from raserec_jax.errors import EXIT_INTERRUPTED, Interrupted  # isort: skip
-from raserec_jax.training.loop import FitSettings, fit  # isort: skip
+from raserec_jax.training import loop  # isort: skip
 from raserec_jax.training.objectives import Task  # isort: skip
+from tests.quick_jit import quick_jit  # isort: skip
 
 STEPS = 7  # per epoch; with three per call, the last call is a short one
 STEPS_PER_CALL = 3
 
 
+def _order(constants, key):
+    return jax.random.permutation(key, STEPS)
+
+
+def _loss(params, constants, order, step_in_epoch, key):
+    """Rows in the epoch's order pull at `w`, with noise from the step's key."""
+    noise = jax.random.bits(key, (4,), jnp.uint8).astype(jnp.float32) / 2560
+    error = params["w"] - constants[order[step_in_epoch]] - noise
+    return jnp.mean(error**2), {"error": jnp.mean(jnp.abs(error))}
+
+
 def toy_task(bad_row: int | None = None) -> Task:
-    """Rows in the epoch's order pull at `w`, with noise from the step's key; the bad row is NaN."""
+    """All tasks have the same functions; one with a bad row has NaN there."""
     rows = np.random.default_rng(0).normal(size=(STEPS, 4)).astype(np.float32)
     if bad_row is not None:
         rows[bad_row] = np.nan
-
-    def loss(params, constants, order, step_in_epoch, key):
-        noise = jax.random.normal(key, (4,))
-        error = params["w"] - constants[order[step_in_epoch]] - 0.1 * noise
-        return jnp.mean(error**2), {"error": jnp.mean(jnp.abs(error))}
-
-    return Task(
-        jnp.asarray(rows), STEPS, lambda constants, key: jax.random.permutation(key, STEPS), loss
-    )
+    return Task(jnp.asarray(rows), STEPS, _order, _loss)
 
 
-def make_optimizer():
-    return optax.adam(0.05)
+OPTIMIZER = optax.adam(0.05)
+
+
+_make_run_steps = loop.make_run_steps  # tests put something else there
+
+
+def quick_steps(task, optimizer):
+    """The steps of the loop, compiled in half the time."""
+    run_steps = _make_run_steps(task, optimizer)
+    return quick_jit(run_steps.__wrapped__, static_argnames="most", donate_argnums=0)
+
+
+# One program for all fits of toy tasks: instead of what `loop.make_run_steps` gives.
+TOY_STEPS = quick_steps(toy_task(), OPTIMIZER)
 
 
 def init_params():
@@ -96,11 +112,11 @@ def shrinking(params) -> dict:
 
 def run_fit(folder, epochs: int, task=None, evaluate=shrinking, bar=None, writer=None, **settings):
     """fit() on the toy task, with its files in `folder`."""
-    return fit(
+    return loop.fit(
         toy_task() if task is None else task,
-        settings.pop("optimizer", None) or make_optimizer(),
-        settings.pop("params", None) or init_params(),
-        FitSettings(
+        settings.pop("optimizer", OPTIMIZER),
+        settings.pop("params", init_params()),
+        loop.FitSettings(
             epochs,
             settings.pop("patience", 0),
             "unfiltered/NDCG@10",
@@ -119,6 +135,7 @@ def run_fit(folder, epochs: int, task=None, evaluate=shrinking, bar=None, writer
 
 def main():
     folder, at_step = sys.argv[1], int(sys.argv[2])
+    loop.make_run_steps = lambda task, optimizer: TOY_STEPS
 
     def terminate(done):
         if done == at_step:

@@ -1,0 +1,43 @@
+"""Repeats the evaluation of a workdir from its checkpoints and compares it with what the run wrote down.
+
+Ends with exit code 1 and a sentence if a metric is another. With --engine the memory is searched anew, metrics may
+differ, and the exit code is 0. Nothing in the workdir is changed.
+
+Examples:
+  python launch/evaluate.py --workdir=runs/movielens_100k
+  python launch/evaluate.py --workdir=runs/movielens_100k --split=valid
+"""
+
+import sys
+
+from absl import flags
+
+from raserec_jax import cli
+from raserec_jax.errors import EXIT_BUG, EXIT_DONE
+
+_WORKDIR = cli.workdir_flag()
+_SPLIT = flags.DEFINE_enum("split", "test", ["test", "valid"], "what to evaluate on")
+_ENGINE = flags.DEFINE_enum(
+    "engine",
+    None,
+    ["auto", "exact", "scann"],
+    "search the memory anew; else the neighbours are used that the run saved",
+)
+
+
+def main(argv: list[str]) -> int:
+    """Evaluates."""
+    del argv
+    from raserec_jax.training.reevaluate import reevaluate
+
+    found = reevaluate(_WORKDIR.value, _SPLIT.value, _ENGINE.value)
+    print(found.table, flush=True)
+    if found.same or _ENGINE.value is not None:
+        print(found.verdict)
+        return EXIT_DONE
+    print(f"error: {found.verdict}", file=sys.stderr)
+    return EXIT_BUG
+
+
+if __name__ == "__main__":
+    cli.run(main)

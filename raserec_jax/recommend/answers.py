@@ -1,0 +1,87 @@
+"""What a Recommender answers, in original ids."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Item(NamedTuple):
+    """item: original id.  title: None if unknown."""
+
+    item: int | str
+    title: str | None
+
+
+class Recommendation(NamedTuple):
+    """One recommended item.
+
+    item: original id.
+    score: what the model ranks by, higher is better: the dot product of user vector and item ("pretrain",
+      "finetune"), or a probability ("mixing", "combined"); the item's training interactions if by popularity.
+    title: None if unknown.
+    """
+
+    item: int | str
+    score: float
+    title: str | None
+
+
+class Explained(NamedTuple):
+    """A Recommendation, and what memory did for it.
+
+    score_without_memory: the score, on the same scale, that the encoder alone gives.
+    memory_weight: sum of the weights of the memories that this very item followed, in [0, 1].
+    """
+
+    item: int | str
+    score: float
+    title: str | None
+    score_without_memory: float
+    memory_weight: float
+
+
+class RetrievedMemory(NamedTuple):
+    """A moment of the past that was read; whose it was is not told.
+
+    history: the last items that were taken by then, oldest first.
+    followed_by: what was taken next.
+    cosine: similarity to the history that is recommended for.
+    weight: the attention it got; the weights of all memories of an answer sum to 1.
+    """
+
+    history: tuple[Item, ...]
+    followed_by: Item
+    cosine: float
+    weight: float
+
+
+class Recommendations(list):
+    """The list of one history's recommendations, best first; shorter where fewer items are left.
+
+    Attributes:
+      by_popularity: no item of the history was known, so the most frequent training items stand here.
+      unknown_items: how many items of the history were skipped because the log does not have them.
+    """
+
+    def __init__(self, found=(), *, by_popularity: bool = False, unknown_items: int = 0):
+        super().__init__(found)
+        self.by_popularity = by_popularity
+        self.unknown_items = unknown_items
+
+    def replaced(self, found: Iterable) -> "Recommendations":
+        """Other entries, same attributes."""
+        return Recommendations(
+            found, by_popularity=self.by_popularity, unknown_items=self.unknown_items
+        )
+
+
+class Explanation(NamedTuple):
+    """Recommendations and the memories they were made from.
+
+    recommendations: of `Explained`.
+    memories: best cosine first; none if the scoring uses no memory, or by popularity.
+    scoring: as `Recommender.scoring`.
+    """
+
+    recommendations: Recommendations
+    memories: tuple[RetrievedMemory, ...]
+    scoring: str

@@ -1,0 +1,280 @@
+"""Recommender: histories in, recommendations and their reasons out, in original ids.
+
+    rec = Recommender.load("runs/a")
+    rec.recommend([["B00A", "B00B"]], k=10)
+    rec.explain(["B00A", "B00B"], k=10)
+
+A recommendation is what the test evaluates: the history's last max_len items are encoded, the full bank is searched
+under `config.memory.eligibility`, the reader reads what was found, and all items are scored.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from raserec_jax.data.interactions import InteractionLog
+from raserec_jax.data.splits import leave_one_out
+from raserec_jax.data.storage import PathLike
+from raserec_jax.errors import ConfigError, DataError
+from raserec_jax.recommend.answers import (
+    Explained,
+    Explanation,
+    Item,
+    Recommendation,
+    Recommendations,
+    RetrievedMemory,
+)
+from raserec_jax.recommend.loading import choose_method, open_workdir
+from raserec_jax.recommend.model import UNKNOWN_USER, Model, Scored
+from raserec_jax.recommend.scoring import LARGEST_BATCH
+
+MEMORY_ITEMS = 10  # of a memory's history, the last so many are shown
+_AT_THE_END = np.iinfo(np.int32).max  # after every time of the log
+
+
+class Recommender:
+    """A trained model with its memory; made by `Recommender.load`.
+
+    Attributes:
+      scoring: what ranks the items: "finetune" (the memory reader), "combined" (the reader and its neighbours mixed,
+        with `config.finetune.combine`), "mixing" (encoder and neighbours, if stage 2 is not finished) or "pretrain"
+        (the encoder alone, if there is no memory either).
+      config, log: of the run.
+    """
+
+    def __init__(self, model: Model):
+        self._model = model
+
+    @classmethod
+    def load(cls, workdir: PathLike) -> "Recommender":
+        """Reads the workdir of launch/train.py or `train`; nothing there is changed.
+
+        Raises:
+          CheckpointError: it is no workdir, its pre-training is not finished, or a part is damaged or foreign.
+        """
+        opened = open_workdir(workdir)
+        method = choose_method(opened)
+        bank = None if method.scoring == "pretrain" else opened.bank()
+        return cls(Model(opened, method, bank))
+
+    @property
+    def scoring(self) -> str:
+        return self._model.method.scoring
+
+    @property
+    def config(self) -> ConfigDict:
+        return self._model.workdir.config
+
+    @property
+    def log(self) -> InteractionLog:
+        return self._model.workdir.log
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence],
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        users: Sequence | None = None,
+        as_of: float | None = None,
+    ) -> list[Recommendations]:
+        """The k best items for each history.
+
+        Args:
+          histories: original item ids, oldest first. Items that the log does not have are skipped and counted; a
+            history with no known item gets the most popular ones. The answer's attributes tell both.
+          k: how many, 1..items.
+          exclude_seen: leave out the items of the history.
+          users: original user id of each history; None for one that the log does not have. Under `own_earlier` a
+            known user does not see his own memories of this moment and later ones; others see everything.
+          as_of: time from which on no memory is used, in the log's unit; for `memory.eligibility=before`.
+
+        Returns:
+          One `Recommendations` per history, of `Recommendation`; fewer than k where fewer items are left.
+
+        Raises:
+          ConfigError: k outside 1..items, or `as_of` with another eligibility.
+          DataError: a history is no list of ids, or not one user per history.
+        """
+        asked = self._asked(histories, users, k, as_of)
+        answers = {row: self._popular_answer(asked, row, k) for row in asked.rows(known=False)}
+        for rows, _, ids, scores in self._batches(asked, k, exclude_seen):
+            for place, row in enumerate(rows):
+                answers[row] = self._answer(asked, row, ids[place], scores[place])
+        return [answers[row] for row in range(len(asked.items))]
+
+    def explain(
+        self,
+        history: Sequence,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        user: int | str | None = None,
+        as_of: float | None = None,
+    ) -> Explanation:
+        """Recommendations for one history, with the memories that were read, their weights, and the scores that
+        the encoder alone would give; arguments and errors as `recommend`."""
+        return self.explain_many(
+            [history], k, exclude_seen=exclude_seen, users=[user], as_of=as_of
+        )[0]
+
+    def explain_many(
+        self,
+        histories: Sequence[Sequence],
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        users: Sequence | None = None,
+        as_of: float | None = None,
+    ) -> list[Explanation]:
+        """`explain` for many histories; arguments and errors as `recommend`."""
+        asked = self._asked(histories, users, k, as_of)
+        answers = {}
+        for row in asked.rows(known=False):
+            found = self._popular_answer(asked, row, k)
+            found = found.replaced(Explained(*one, one.score, 0.0) for one in found)
+            answers[row] = Explanation(found, (), self.scoring)
+        for rows, scored, ids, scores in self._batches(asked, k, exclude_seen):
+            plain = self._model.plain_scores(scored, ids)
+            for place, row in enumerate(rows):
+                found = self._answer(asked, row, ids[place], scores[place])
+                followed = scored.target_ids[place] == ids[place][: len(found), None]
+                weights = (scored.weights[place] * followed).sum(axis=1).tolist()
+                reasons = zip(found, plain[place].tolist(), weights, strict=False)
+                found = found.replaced(Explained(*one, *reason) for one, *reason in reasons)
+                answers[row] = Explanation(found, self._memories(scored, place), self.scoring)
+        return [answers[row] for row in range(len(asked.items))]
+
+    def _asked(self, histories, users, k: int, as_of: float | None) -> "_Asked":
+        num_items = self.log.num_items
+        if not isinstance(k, (int, np.integer)) or not 1 <= k <= num_items:
+            raise ConfigError(
+                f"k={k!r} but the catalogue has {num_items} items; give a k of 1..{num_items}"
+            )
+        lists = _as_lists(histories)
+        if users is not None and len(users) != len(lists):
+            raise DataError(
+                f"{len(users)} users for {len(lists)} histories; give one user per history"
+            )
+        ends = np.cumsum([len(one) for one in lists], dtype=np.int64)
+        found = np.split(self.log.item_ids_of([item for one in lists for item in one]), ends[:-1])
+        items = [one[one > 0] for one in found[: len(lists)]]
+        unknown = [len(one) - len(known) for one, known in zip(lists, items, strict=True)]
+        return _Asked(items, unknown, self._user_ids(users, len(lists)), self._time(as_of))
+
+    def _user_ids(self, users: Sequence | None, count: int) -> np.ndarray:
+        ids = np.full(count, UNKNOWN_USER, np.int32)
+        given = [] if users is None else [row for row in range(count) if users[row] is not None]
+        if given:
+            ids[given] = self.log.user_ids_of([users[row] for row in given])  # -1 where unknown
+        return ids
+
+    def _time(self, as_of: float | None) -> int | None:
+        """Rank of the time of what is to be predicted; None where the rule does not ask."""
+        rule = self.config.memory.eligibility
+        if rule != "before":
+            if as_of is not None:
+                raise ConfigError(
+                    f"as_of={as_of} needs the rule 'before' but the run has config.memory.eligibility={rule}; "
+                    "leave as_of out or train with config.memory.eligibility=before"
+                )
+            return None
+        if as_of is None:
+            return _AT_THE_END
+        return int(np.searchsorted(np.unique(self.log.timestamps), as_of))
+
+    def _batches(
+        self, asked: "_Asked", k: int, exclude_seen: bool
+    ) -> Iterator[tuple[list[int], Scored, np.ndarray, np.ndarray]]:
+        """Yields (rows, scored, ids [padded, k], scores [padded, k]) of the histories with a known item."""
+        known = asked.rows(known=True)
+        for start in range(0, len(known), LARGEST_BATCH):
+            rows = known[start : start + LARGEST_BATCH]
+            histories = [asked.items[row] for row in rows]
+            scored = self._model.score(histories, asked.user_ids[rows], asked.time)
+            exclude = [np.unique(one) for one in histories] if exclude_seen else []
+            yield rows, scored, *self._model.best(scored, int(k), exclude)
+
+    def _answer(self, asked: "_Asked", row: int, ids, scores, **flags) -> Recommendations:
+        found = [
+            Recommendation(self._labels[item], score, self._titles[item])
+            for item, score in zip(ids.tolist(), scores.tolist(), strict=True)
+            if item > 0
+        ]
+        return Recommendations(found, unknown_items=asked.unknown[row], **flags)
+
+    def _popular_answer(self, asked: "_Asked", row: int, k: int) -> Recommendations:
+        """What a history without a known item gets."""
+        ids, counts = self._popular
+        return self._answer(asked, row, ids[:k], counts[:k], by_popularity=True)
+
+    def _memories(self, scored: Scored, place: int) -> tuple[RetrievedMemory, ...]:
+        bank, found = self._model.bank, []
+        for slot in np.flatnonzero(scored.target_ids[place]):
+            bank_row = scored.row_ids[place, slot]
+            history = self.log.items_of(bank.user_ids[bank_row])[: bank.lengths[bank_row]]
+            found.append(
+                RetrievedMemory(
+                    tuple(self._item(item) for item in history[-MEMORY_ITEMS:].tolist()),
+                    self._item(int(scored.target_ids[place, slot])),
+                    float(scored.cosines[place, slot]),
+                    float(scored.weights[place, slot]),
+                )
+            )
+        return tuple(found)
+
+    def _item(self, item: int) -> Item:
+        return Item(self._labels[item], self._titles[item])
+
+    @functools.cached_property
+    def _labels(self) -> list[int | str]:
+        return self.log.item_labels.tolist()
+
+    @functools.cached_property
+    def _titles(self) -> list[str | None]:
+        text = self._model.workdir.text
+        return [None if text is None else text.title_of(label) for label in self._labels]
+
+    @functools.cached_property
+    def _popular(self) -> tuple[np.ndarray, np.ndarray]:
+        """(item ids, training interactions), most frequent first; of equal ones the lower id."""
+        log = self.log
+        places = np.arange(log.num_interactions) - log.offsets[log.user_ids]
+        trained = places < leave_one_out(log).train_end[log.user_ids]
+        counts = np.bincount(log.item_ids[trained], minlength=log.num_items + 1)[1:]
+        order = np.argsort(-counts, kind="stable")
+        return order + 1, counts[order].astype(np.float64)
+
+
+class _Asked(NamedTuple):
+    """Histories in dense ids.
+
+    items: the known ones of each history.  unknown: how many are not.  user_ids: [histories] int32, -1 = unknown.
+    time: rank, or None.
+    """
+
+    items: list[np.ndarray]
+    unknown: list[int]
+    user_ids: np.ndarray
+    time: int | None
+
+    def rows(self, *, known: bool) -> list[int]:
+        """Histories with a known item, or those without."""
+        return [row for row, items in enumerate(self.items) if bool(len(items)) == known]
+
+
+def _as_lists(histories: Sequence[Sequence]) -> list[list]:
+    """Each history as a list, so that an array or a tuple will do and a single id will not."""
+    if isinstance(histories, (str, bytes)):
+        raise DataError(f"histories is {histories!r:.80}; give a list of lists of item ids")
+    lists = []
+    for place, history in enumerate(histories):
+        if isinstance(history, (str, bytes)) or not hasattr(history, "__len__"):
+            raise DataError(
+                f"histories[{place}] is {history!r:.80}, a single value; give a list of item ids per user"
+            )
+        lists.append(history.tolist() if isinstance(history, np.ndarray) else list(history))
+    return lists

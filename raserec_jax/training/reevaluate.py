@@ -1,0 +1,237 @@
+"""The evaluation again, from a workdir's checkpoints, compared with what the run wrote down; nothing is written.
+
+The neighbours that the run saved are used, as ScaNN has no seed; with another `engine` they are searched anew, and then
+the metrics may differ.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from raserec_jax.data.splits import Split, leave_one_out
+from raserec_jax.data.storage import PathLike
+from raserec_jax.encoding import encode_rows, evaluation_set
+from raserec_jax.errors import CheckpointError
+from raserec_jax.evaluation.evaluator import evaluate_ranks
+from raserec_jax.evaluation.ranking import Scores
+from raserec_jax.recommend.loading import Workdir, open_workdir, read_mixture
+from raserec_jax.report.results import read_json
+from raserec_jax.report.tables import COLUMNS, PROTOCOLS, format_results_table, number
+from raserec_jax.retrieval.memory_bank import MemoryBank
+from raserec_jax.retrieval.retrieved import Retrieved, load_retrieved
+from raserec_jax.retrieval.searcher import make_searcher
+from raserec_jax.training.finetuning import augmented_query
+from raserec_jax.training.mixing import Mixture, mixed_scores
+from raserec_jax.training.pretraining import encoder_evaluator, query_ranks
+from raserec_jax.training.remembering import Memory, Part, as_queries
+from raserec_jax.training.testing import TrainedParts, test_metrics, test_ranks
+
+SPLITS = ("test", "valid")
+# Stored metrics have eight digits; one user's rank moves a metric by more than this.
+_SAME = 1e-7
+
+
+class Reevaluation(NamedTuple):
+    """table: to print.  verdict: one sentence.  same: whether all metrics are those of the run."""
+
+    table: str
+    verdict: str
+    same: bool
+
+
+def reevaluate(workdir: PathLike, split: str = "test", engine: str | None = None) -> Reevaluation:
+    """Computes the metrics of a part of the split again.
+
+    Args:
+      workdir: of a run that got so far: to the test's results for "test", past pre-training for "valid".
+      split: one of SPLITS.
+      engine: search with it instead of using the saved neighbours; "exact", "scann" or "auto".
+
+    Raises:
+      CheckpointError: the workdir is unfinished, damaged or foreign.
+      ConfigError: an engine that is unknown or absent.
+    """
+    assert split in SPLITS
+    opened = open_workdir(workdir)
+    results = _test_results(opened) if split == "test" else None
+    data, memory, parts = leave_one_out(opened.log), _memory(opened, split, engine), _parts(opened)
+    if split == "test":
+        ranks = test_ranks(opened.config, opened.encoder, data, memory, parts)
+        metrics, stored = test_metrics(ranks), _stored_test(results["stages"])
+        shown = results if engine is None else _with_metrics(results, metrics)
+        table = format_results_table(shown)
+    else:
+        metrics = _valid_metrics(opened, data, memory, parts)
+        stored = _stored_valid(opened)
+        table = _table(metrics)
+    differences = sorted(_differences(stored, metrics), reverse=True)
+    return Reevaluation(table, _verdict(differences, metrics, split, engine), not differences)
+
+
+def _parts(opened: Workdir) -> TrainedParts:
+    mixtures = (read_mixture(opened, name) for name in ("mixing", "combined"))
+    return TrainedParts(
+        opened.encoder_params,
+        opened.best("control"),
+        opened.best("finetune"),
+        *(None if one is None else Mixture(*one) for one in mixtures),
+    )
+
+
+def _memory(opened: Workdir, split: str, engine: str | None) -> Memory | None:
+    """What the evaluation reads of the memory, as the run had it; None if that stage is not finished."""
+    record = opened.record("memory")
+    if record is None:
+        return None
+    bank = opened.bank()
+    # Whatever was appended since is left out.
+    train_bank, full_bank = (_first_rows(bank, record.get(n)) for n in ("entries_train", "entries"))
+    data, item_ids = leave_one_out(opened.log), jnp.asarray(opened.log.item_ids)
+
+    def part(name: str, bank: MemoryBank) -> Part:
+        queries = evaluation_set(data, name.split("_")[0], max_len=opened.encoder.max_len)
+        query = encode_rows(opened.encoder, opened.encoder_params, item_ids, queries.rows)
+        path = opened.folder / "memory" / f"neighbours_{name}.npz"
+        found = load_retrieved(path, bank_fingerprint=bank.fingerprint)
+        if engine is not None:
+            found = _search(opened, engine, bank, as_queries(query, queries), found.ids.shape[1])
+        if len(found.ids) != len(queries.user_ids):
+            raise CheckpointError(
+                f"{path}: neighbours of {len(found.ids)} queries, expected {len(queries.user_ids)}; "
+                "remove it and run launch/train.py with this --workdir again"
+            )
+        return Part(queries, query, found)
+
+    if split == "valid":
+        parts: list[Part | None] = [part("valid", train_bank), None, None]
+    else:
+        parts = [None, part("test_train_bank", train_bank), part("test", full_bank)]
+    return Memory(train_bank, full_bank, None, None, *parts, report={})
+
+
+def _first_rows(bank: MemoryBank, count: int | None) -> MemoryBank:
+    columns = (bank.keys, bank.target_ids, bank.user_ids, bank.lengths, bank.times)
+    return MemoryBank(*(None if column is None else column[:count] for column in columns))
+
+
+def _search(opened: Workdir, engine: str, bank: MemoryBank, queries, top_k: int) -> Retrieved:
+    searcher = make_searcher(engine, bank, eligibility=opened.config.memory.eligibility)
+    return searcher.search(queries, top_k)
+
+
+def _valid_metrics(
+    opened: Workdir, data: Split, memory: Memory | None, parts: TrainedParts
+) -> dict[str, dict]:
+    """Metrics by stage, with the training bank."""
+    evaluate = encoder_evaluator(opened.encoder, data, "valid")
+    found = {"pretrain": evaluate(parts.encoder_params)}
+    if parts.control_params is not None:
+        found["control"] = evaluate(parts.control_params)
+    if memory is None:
+        return found
+    part, bank, table = memory.valid, memory.train_bank, parts.encoder_params["item_table"]
+    scores: dict[str, Scores] = {}
+    augmented = None
+    if parts.reader_params is not None:
+        top_k = opened.config.memory.top_k
+        augmented = augmented_query(opened.reader, parts.reader_params, part, bank, table, top_k)
+        scores["finetune"] = Scores(augmented)
+    for name, query, mixture in (
+        ("mixing", part.query, parts.mixture),
+        ("combined", augmented, parts.reader_mixture),
+    ):
+        if mixture is not None and query is not None:
+            scores[name] = mixed_scores(query, part.retrieved, bank, mixture)
+    for name, one in scores.items():
+        found[name] = evaluate_ranks(*query_ranks(one, table, data, part.evaluation))
+    return found
+
+
+def _test_results(opened: Workdir) -> dict:
+    path = opened.folder / "results.json"
+    results = read_json(path)
+    try:
+        fingerprint = results["protocol"]["fingerprint"]
+        _stored_test(results["stages"])
+    except (KeyError, TypeError, AttributeError):
+        raise CheckpointError(
+            f"{path}: not the results of a run; remove it and run launch/train.py with this --workdir again"
+        ) from None
+    if fingerprint != opened.log.fingerprint():
+        raise CheckpointError(
+            f"{path}: results of other data (fingerprint {fingerprint:.12}, the log's is "
+            f"{opened.log.fingerprint():.12}); remove it and run launch/train.py with this --workdir again"
+        )
+    return results
+
+
+def _stored_test(stages: dict) -> dict[str, dict]:
+    """Test metrics by model, under the names of `test_ranks`."""
+    found = {name: stage["test"] for name, stage in stages.items() if "test" in stage}
+    return found | {
+        f"{name}_train_bank": stage["test_train_bank"]
+        for name, stage in stages.items()
+        if "test_train_bank" in stage
+    }
+
+
+def _stored_valid(opened: Workdir) -> dict[str, dict]:
+    records = {name: opened.record(name) for name in ("pretrain", "control", "finetune")}
+    records |= opened.record("mixing") or {}
+    return {
+        name: one["valid"]
+        for name, one in records.items()
+        if isinstance(one, dict) and isinstance(one.get("valid"), dict)
+    }
+
+
+def _with_metrics(results: dict, metrics: dict[str, dict]) -> dict:
+    """The results with other test metrics, and without the gain, which was of the stored ones."""
+    stages = {name: dict(stage) for name, stage in results["stages"].items() if name != "gain"}
+    for name, found in metrics.items():
+        stage = name.removesuffix("_train_bank")
+        stages[stage]["test" if name == stage else "test_train_bank"] = found
+    return results | {"stages": stages}
+
+
+def _differences(stored: dict, found: dict) -> Iterator[tuple[float, str]]:
+    """(size, words) of each metric that is not as stored."""
+    for model in sorted(set(stored) | set(found)):
+        if model not in stored or model not in found:
+            yield np.inf, f"{model} is only {'computed' if model in found else 'stored'}"
+            continue
+        for protocol in PROTOCOLS:
+            before, now = stored[model].get(protocol, {}), found[model][protocol]
+            for metric in now:
+                difference = abs(now[metric] - before.get(metric, np.inf))
+                if not difference <= _SAME:
+                    words = f"{model} {protocol}/{metric} is {now[metric]:.6f} and was"
+                    yield difference, f"{words} {before.get(metric, float('nan')):.6f}"
+
+
+def _verdict(differences: list, metrics: dict, split: str, engine: str | None) -> str:
+    count = sum(len(one[protocol]) for one in metrics.values() for protocol in PROTOCOLS)
+    where = "results.json" if split == "test" else "stages/"
+    what = f"{count} {split} metrics of {len(metrics)} models computed again"
+    if not differences:
+        return f"{what}: all equal those in {where}"
+    searched = f" with engine={engine}" if engine is not None else ""
+    return (
+        f"{what}{searched}: {len(differences)} differ from those in {where}, most of all {differences[0][1]}; "
+        "another machine, device or release computes other last bits, else the workdir was changed"
+    )
+
+
+def _table(metrics: dict[str, dict]) -> str:
+    """Validation metrics, one row per stage and protocol."""
+    lines: list[str] = []
+    for protocol in PROTOCOLS:
+        head = f"valid, {protocol}"
+        lines.append(f"{head:<22}" + "".join(f"{column:>8}" for column in COLUMNS))
+        for name, found in metrics.items():
+            cells: list[Any] = [f"{number(found[protocol].get(column)):>8}" for column in COLUMNS]
+            lines.append(f"{name:<22}" + "".join(cells))
+        lines.append("")
+    return "\n".join(lines[:-1])

@@ -1,0 +1,76 @@
+"""A workdir trained on a small generated log, once per session; what tests of inference load."""
+
+import functools
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from raserec_jax import presets
+from raserec_jax.data.interactions import InteractionLog
+from raserec_jax.data.item_text import ItemText
+from raserec_jax.training import loop
+from raserec_jax.training.pipeline import train
+from tests.quick_jit import quick_jit
+
+STAGES = ("pretrain", "memory", "finetune", "mixing", "evaluate")
+USERS, ITEMS, MAX_LEN = 60, 30, 8
+
+
+@pytest.fixture(scope="session")
+def tiny_workdir(tmp_path_factory):
+    """Its folder; tests must not change it."""
+    return trained(tmp_path_factory)
+
+
+@functools.cache  # two test files that import the fixture have two of it
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    log = generated_log()
+    make_run_steps = loop.make_run_steps
+
+    def quick_steps(task, optimizer):
+        steps = make_run_steps(task, optimizer).__wrapped__
+        return quick_jit(steps, static_argnames="most", donate_argnums=0)
+
+    with mock.patch.object(loop, "make_run_steps", quick_steps):
+        train(tiny_config(), log, folder, item_text=titles(log), stages=STAGES)
+    return folder
+
+
+def generated_log() -> InteractionLog:
+    """Users u00.. take items i001.. along noisy cycles; 5 to 12 of them, some longer than MAX_LEN."""
+    draw = np.random.default_rng(3)
+    lengths = draw.integers(5, 13, USERS)
+    users = np.repeat(np.arange(USERS), lengths)
+    places = np.concatenate([np.arange(length) for length in lengths])
+    items = (np.repeat(draw.integers(0, ITEMS, USERS), lengths) + places) % ITEMS
+    items = np.where(draw.random(len(items)) < 0.2, draw.integers(0, ITEMS, len(items)), items)
+    return InteractionLog.from_columns(
+        [f"u{user:02d}" for user in users],
+        [f"i{item + 1:03d}" for item in items],
+        timestamp=100 * places + users,
+        name="tiny",
+    )
+
+
+def titles(log: InteractionLog) -> ItemText:
+    """Item i003 is called "Title 3"; i001 has no title."""
+    labels = log.item_labels[2:]
+    return ItemText(labels, {"title": [f"Title {int(label[1:])}" for label in labels.tolist()]})
+
+
+def tiny_config():
+    config = presets.raserec("tiny")
+    config.encoder.update(max_len=MAX_LEN, dim=8, num_layers=1, inner_dim=16, hidden_dropout=0.1)
+    config.pretrain.batching.update(targets_per_batch=64)
+    config.pretrain.contrast.mode = "none"
+    config.pretrain.optimizer.update(learning_rate=1e-2, schedule="constant", warmup_steps=0)
+    config.pretrain.stopping.epochs = 3
+    config.finetune.stopping.epochs = 1  # of one step
+    config.finetune.optimizer.learning_rate = 1e-2
+    config.reader.inner_dim = 16
+    config.memory.update(top_k=5, engine="exact")
+    config.mixing.update(top_k=8, temperatures=(0.05, 0.2), weights=(0.3,))
+    config.evaluation.update(bootstrap_samples=20, samples=0)
+    return config
