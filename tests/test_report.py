@@ -36,7 +36,7 @@ def full_results():
         "memory": {"entries": 1234567, "bank": "train+valid", "recall_vs_exact@20": 0.987},
         "finetune": {"valid": metrics(2), "test": metrics(3), "test_train_bank": metrics(4)},
         "control": {"valid": metrics(5), "test": metrics(6)},
-        "mixing": {"valid": metrics(7), "test": metrics(8), "gain": gain},
+        "mixing": {"weight": 0.125, "valid": metrics(7), "test": metrics(8), "gain": gain},
         "gain": {**gain, "filtered": {"NDCG@10": interval(-0.001)}, "against": "control"},
     }
     return {
@@ -238,7 +238,14 @@ def test_the_page_is_whole_and_alone(workdir):
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     assert not re.search(r"https?://|url\(|@import", text)
     assert "&lt;script&gt;" in text
-    for words in ("0123456789ab", "1,234,567", "754 (12 min 34 s)", "0.987", 'class="hit"'):
+    for words in (
+        "0123456789ab",
+        "1,234,567",
+        "754 (12 min 34 s)",
+        "0.987",
+        "0.125",
+        'class="hit"',
+    ):
         assert words in text
     assert "0123456789abcdef" not in text
     assert tables.headline(full_results()) in text

@@ -1,10 +1,12 @@
 """A workdir trained on a small generated log, once per session; what tests of inference load."""
 
+import contextlib
 import functools
+import pathlib
 from unittest import mock
 
+import jax
 import numpy as np
-import pytest
 
 from raserec_jax import presets
 from raserec_jax.data.interactions import InteractionLog
@@ -17,15 +19,10 @@ STAGES = ("pretrain", "memory", "finetune", "mixing", "evaluate")
 USERS, ITEMS, MAX_LEN = 60, 30, 8
 
 
-@pytest.fixture(scope="session")
-def tiny_workdir(tmp_path_factory):
-    """Its folder; tests must not change it."""
-    return trained(tmp_path_factory)
-
-
-@functools.cache  # two test files that import the fixture have two of it
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny") / "run"
+@functools.cache
+def trained(base: pathlib.Path) -> pathlib.Path:
+    """Its folder, under the session's temporary one; tests must not change it."""
+    folder = base / "tiny_workdir"
     log = generated_log()
     make_run_steps = loop.make_run_steps
 
@@ -33,13 +30,24 @@ def trained(tmp_path_factory):
         steps = make_run_steps(task, optimizer).__wrapped__
         return quick_jit(steps, static_argnames="most", donate_argnums=0)
 
-    with mock.patch.object(loop, "make_run_steps", quick_steps):
+    with quick_compiles(), mock.patch.object(loop, "make_run_steps", quick_steps):
         train(tiny_config(), log, folder, item_text=titles(log), stages=STAGES)
     return folder
 
 
+@contextlib.contextmanager
+def quick_compiles():
+    """XLA's compiler is most of the time of small tests: it leaves the optimising out."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
 def generated_log() -> InteractionLog:
-    """Users u00.. take items i001.. along noisy cycles; 5 to 12 of them, some longer than MAX_LEN."""
+    """Users u00.. take items i001.. along noisy cycles; 5 to 12 of them, so some have more than MAX_LEN."""
     draw = np.random.default_rng(3)
     lengths = draw.integers(5, 13, USERS)
     users = np.repeat(np.arange(USERS), lengths)
@@ -61,14 +69,14 @@ def titles(log: InteractionLog) -> ItemText:
 
 
 def tiny_config():
+    """Sizes at which every stage takes a moment."""
     config = presets.raserec("tiny")
     config.encoder.update(max_len=MAX_LEN, dim=8, num_layers=1, inner_dim=16, hidden_dropout=0.1)
-    config.pretrain.batching.update(targets_per_batch=64)
+    config.pretrain.batching.targets_per_batch = 64
     config.pretrain.contrast.mode = "none"
     config.pretrain.optimizer.update(learning_rate=1e-2, schedule="constant", warmup_steps=0)
     config.pretrain.stopping.epochs = 3
-    config.finetune.stopping.epochs = 1  # of one step
-    config.finetune.optimizer.learning_rate = 1e-2
+    config.finetune.stopping.epochs = 1
     config.reader.inner_dim = 16
     config.memory.update(top_k=5, engine="exact")
     config.mixing.update(top_k=8, temperatures=(0.05, 0.2), weights=(0.3,))

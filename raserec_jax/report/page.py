@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from raserec_jax.report.facts import facts_list, facts_section
 from raserec_jax.report.results import RESULTS_FILE, read_json, write_bytes_atomic
 from raserec_jax.report.samples import samples_section
 from raserec_jax.report.style import CSS
@@ -65,8 +66,9 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
         _plots_section(write_plots(workdir, results)),
         samples_section(samples),
         _metrics_section(results, "valid", "Validation"),
-        _facts_section("Memory", (results.get("stages") or {}).get("memory")),
-        _facts_section("Times and rates", timings),
+        facts_section("Memory", (results.get("stages") or {}).get("memory")),
+        facts_section("Chosen on validation", _choices(results.get("stages") or {})),
+        facts_section("Times and rates", timings),
         _config_section(results.get("config")),
     )
     path = workdir / REPORT_FILE
@@ -129,8 +131,8 @@ def _protocol_section(results: Mapping[str, Any]) -> str:
     for name in ("split", "num_users", "num_items", "num_interactions", *protocol):
         facts[name.removeprefix("num_").replace("_", " ")] = protocol.get(name)
     facts |= {name: results.get(name) for name in ("seed", "devices")}
-    left = _facts(facts)
-    right = _facts(results.get("versions") or {})
+    left = facts_list(facts)
+    right = facts_list(results.get("versions") or {})
     if not left and not right:
         return ""
     return (
@@ -206,35 +208,14 @@ def _plots_section(paths: Sequence[pathlib.Path]) -> str:
     return f"<section><h2>Plots</h2>{''.join(figures)}</section>" if figures else ""
 
 
-def _facts_section(title: str, facts: Mapping[str, Any] | None) -> str:
-    listed = _facts(dict(_flat(facts or {})))
-    return f"<section><h2>{escape(title)}</h2>{listed}</section>" if listed else ""
-
-
-def _facts(facts: Mapping[str, Any]) -> str:
-    lines = "".join(
-        f"<dt>{escape(str(name))}</dt><dd>{escape(_fact_text(str(name), value))}</dd>"
-        for name, value in facts.items()
-        if value is not None
-    )
-    return f"<dl>{lines}</dl>" if lines else ""
-
-
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name} / ")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _fact_text(name: str, value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or name == "seed":
-        return str(value)
-    if name.endswith(("_s", "seconds")) and "per_s" not in name and value >= 120:
-        minutes, seconds = divmod(round(value), 60)
-        return f"{value:,.0f} ({minutes} min {seconds:02d} s)"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+def _choices(stages: Mapping[str, Any]) -> dict[str, Any]:
+    """Epochs, weights and the like: what a stage has beside its metrics."""
+    return {
+        f"{label} / {name.replace('_', ' ')}": value
+        for stage, label in STAGE_LABELS.items()
+        for name, value in (stages.get(stage) or {}).items()
+        if not isinstance(value, Mapping)
+    }
 
 
 def _config_section(config: Any) -> str:

@@ -67,6 +67,7 @@ def draw_losses(records: Sequence[Mapping[str, Any]]) -> Figure | None:
             )
         axis.set_title(STAGE_LABELS.get(stage, stage))
         axis.set_xlabel("step")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=8.5, frameon=False)
     axes[0].set_ylabel("loss")
     return figure
@@ -226,7 +227,7 @@ def _draw_smoothed(axis: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> No
         window = max(3, len(y) // 30)
         y = np.convolve(y, np.full(window, 1 / window), mode="valid")
         x = x[(window - 1) // 2 :][: len(y)]
-    axis.plot(x, y, linewidth=1.6, **style)
+    axis.plot(x, y, linewidth=1.6, marker="o" if len(y) < 20 else "", markersize=3, **style)
 
 
 def _panels(count: int, *, height: float, widths: Sequence[int | float] = ()):

@@ -1,0 +1,425 @@
+"""Recommender: what it recommends is what a computation by hand from the same parts gives."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import raserec_jax
+from raserec_jax import checkpoints
+from raserec_jax.errors import CheckpointError, ConfigError, DataError
+from raserec_jax.recommend import Recommender
+from raserec_jax.recommend.loading import open_workdir, params_fingerprint
+from raserec_jax.recommend.scoring import bucket
+from raserec_jax.retrieval.memory_bank import MemoryBank
+from raserec_jax.training import workdir as training_workdir
+from tests import tiny_workdir as tiny
+from tests.quick_jit import quick_jit
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiles():
+    with tiny.quick_compiles():
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_workdir(tmp_path_factory):
+    return tiny.trained(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def recommender(tiny_workdir):
+    return Recommender.load(tiny_workdir)
+
+
+@pytest.fixture
+def copied(tiny_workdir, tmp_path):
+    """A copy of the workdir, to be changed."""
+    return shutil.copytree(tiny_workdir, tmp_path / "run")
+
+
+def change_config(workdir, **values):
+    """Sets GROUP__NAME=VALUE in config.json."""
+    path = workdir / "config.json"
+    config = json.loads(path.read_text())
+    for name, value in values.items():
+        group, _, leaf = name.partition("__")
+        config[group][leaf] = value
+    path.write_text(json.dumps(config))
+
+
+class ByHand:
+    """One history at a time, NumPy where there is no parameter: encode alone, search all rows, read, sort."""
+
+    def __init__(self, folder):
+        self.opened = opened = open_workdir(folder)
+        self.log, self.bank, self.params = opened.log, opened.bank(), opened.encoder_params
+        self.reader_params = opened.best("finetune")
+        self.table = np.asarray(self.params["item_table"])
+        self._encode = quick_jit(lambda ids: opened.encoder.apply({"params": self.params}, ids))
+        self._read = quick_jit(
+            lambda params, *parts: opened.reader.apply(
+                {"params": params}, *parts, return_attention=True
+            )
+        )
+
+    def encode(self, ids):
+        kept = ids[-tiny.MAX_LEN :]
+        row = np.pad(kept, (0, tiny.MAX_LEN - len(kept)))[None].astype(np.int32)
+        return np.asarray(self._encode(row))[0, len(kept) - 1]
+
+    def neighbours(self, query, user_id, length, k):
+        """(rows, cosines) of the k best rows that a user at that length may see."""
+        bank = self.bank
+        cosines = bank.keys @ query / np.linalg.norm(bank.keys, axis=1) / np.linalg.norm(query)
+        hidden = (bank.user_ids == user_id) & (bank.lengths >= length)
+        rows = np.argsort(-np.where(hidden, -np.inf, cosines), kind="stable")[:k]
+        return rows, cosines[rows]
+
+    def read(self, query, rows):
+        values = self.table[self.bank.target_ids[rows]]
+        augmented, attention = self._read(
+            self.reader_params, query[None], self.bank.keys[rows][None], values[None]
+        )
+        beta = self.opened.reader.beta
+        weights = (
+            beta * attention["history_to_target"] + (1 - beta) * attention["target_to_history"]
+        )
+        return np.asarray(augmented)[0], np.asarray(weights)[0]
+
+    def logits(self, query):
+        """Scores of items 1..V."""
+        return self.table[1:] @ query
+
+    def probabilities(self, query):
+        logits = self.logits(query)
+        return np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+
+    def mass(self, rows, cosines, temperature):
+        """Share of the memories that each item 1..V followed."""
+        weights = np.exp(cosines / temperature) / np.exp(cosines / temperature).sum()
+        return np.bincount(self.bank.target_ids[rows], weights, len(self.table))[1:]
+
+
+@pytest.fixture(scope="module")
+def by_hand(tiny_workdir):
+    return ByHand(tiny_workdir)
+
+
+def histories_of(log, users, drop=1):
+    """Original ids of what users took, without their last items."""
+    return [log.labels_of(log.items_of(user))[: -drop or None].tolist() for user in users]
+
+
+def check_order(found, scores, excluded, k):
+    """The recommendations are the items of best score, with it; items that nearly tie may change places."""
+    allowed = np.where(np.isin(np.arange(1, len(scores) + 1), excluded), -np.inf, scores)
+    ids = [int(one.item[1:]) for one in found]
+    assert len(found) == k and len(set(ids)) == k
+    np.testing.assert_allclose([one.score for one in found], np.sort(allowed)[::-1][:k], rtol=1e-4)
+    np.testing.assert_allclose(
+        [one.score for one in found], allowed[np.array(ids) - 1], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_recommendations_are_those_computed_by_hand(recommender, by_hand):
+    log = by_hand.log
+    users = [*np.argsort(-log.lengths)[:3], *range(8)]  # some have more than max_len items
+    histories = [*histories_of(log, users), ["i004"], ["i009", "i009", "i010"]]
+    names = [*log.user_labels[users].tolist(), None, "nobody"]
+    assert recommender.scoring == "finetune"
+    answers = recommender.recommend(histories, k=6, users=names)
+    for history, name, found in zip(histories, names, answers, strict=True):
+        ids = log.item_ids_of(history)
+        user_id = -1 if name in (None, "nobody") else log.user_id_of(name)
+        query = by_hand.encode(ids)
+        rows, _ = by_hand.neighbours(query, user_id, len(ids), 5)
+        augmented, _ = by_hand.read(query, rows)
+        check_order(found, by_hand.logits(augmented), ids, 6)
+        assert (found.by_popularity, found.unknown_items) == (False, 0)
+
+
+def test_ranks_are_those_of_the_test(recommender, tiny_workdir):
+    log = recommender.log
+    users = np.flatnonzero(log.lengths >= 3)
+    histories, names = histories_of(log, users), log.user_labels[users].tolist()
+    everything = recommender.recommend(histories, log.num_items, users=names, exclude_seen=False)
+    unseen = recommender.recommend(histories, log.num_items, users=names)
+    with np.load(tiny_workdir / "ranks.npz", allow_pickle=False) as stored:
+        assert stored["user_labels"].tolist() == names
+        ranks = stored["finetune/unfiltered"], stored["finetune/filtered"]
+    for place, history in enumerate(histories):
+        target = log.labels_of(log.items_of(users[place])[-1:]).item()
+        assert [one.item for one in everything[place]].index(target) == ranks[0][place]
+        if target not in history:
+            assert [one.item for one in unseen[place]].index(target) == ranks[1][place]
+
+
+def test_an_answer_depends_on_its_history_alone(recommender):
+    histories = histories_of(recommender.log, range(9))
+    together = recommender.recommend(histories, k=5)
+    for history, found in zip(histories, together, strict=True):
+        alone = recommender.recommend([tuple(history)], k=5)[0]
+        assert [one.item for one in alone] == [one.item for one in found]
+        np.testing.assert_allclose([one.score for one in alone], [one.score for one in found], 1e-4)
+    many = recommender.recommend([np.array(history) for history in histories * 20], k=5)
+    assert [one.item for one in many[-1]] == [one.item for one in together[-1]]
+
+
+def test_sizes_of_batches_are_few():
+    assert [bucket(n) for n in (0, 1, 8, 9, 16, 100)] == [8, 8, 8, 16, 16, 128]
+    assert bucket(1000, 128) == 128
+
+
+def test_seen_items_are_left_out_unless_asked_for(recommender):
+    history = [f"i{item:03d}" for item in range(1, 27)]
+    found = recommender.recommend([history], k=10)[0]
+    assert sorted(one.item for one in found) == ["i027", "i028", "i029", "i030"]
+    found = recommender.recommend([history], k=10, exclude_seen=False)[0]
+    assert len(found) == 10 and {one.item for one in found} & set(history)
+
+
+def test_original_ids_and_titles_come_back(recommender):
+    (found,) = recommender.recommend([["i007"]], k=29)
+    assert {one.item for one in found} == {f"i{item:03d}" for item in range(1, 31)} - {"i007"}
+    for one in found:
+        assert one.title == (None if one.item == "i001" else f"Title {int(one.item[1:])}")
+    assert raserec_jax.Recommender is Recommender
+
+
+def test_unknown_items_are_skipped_and_counted(recommender):
+    known, mixed = recommender.recommend([["i003", "i004"], ["i003", "x", 7, "i004"]], k=4)
+    assert [one.item for one in mixed] == [one.item for one in known]
+    assert (known.unknown_items, mixed.unknown_items, mixed.by_popularity) == (0, 2, False)
+
+
+def test_nothing_known_gives_the_most_popular_training_items(recommender):
+    log = recommender.log
+    counts = np.zeros(log.num_items + 1, int)
+    for user in range(log.num_users):
+        np.add.at(counts, log.items_of(user)[:-2], 1)
+    expected = np.argsort(-counts[1:], kind="stable")[:3] + 1
+    answers = recommender.recommend([["x", "y"], ["i001"], []], k=3)
+    assert [one.by_popularity for one in answers] == [True, False, True]
+    assert [one.unknown_items for one in answers] == [2, 0, 0]
+    for found in (answers[0], answers[2]):
+        assert [one.item for one in found] == log.labels_of(expected).tolist()
+        assert [one.score for one in found] == counts[expected].tolist()
+    explained = recommender.explain(["x"], k=3)
+    assert explained.memories == () and explained.recommendations.by_popularity
+    assert [one.item for one in explained.recommendations] == [one.item for one in answers[0]]
+    assert recommender.recommend([]) == []
+
+
+def test_explanation_holds_what_was_retrieved_and_read(recommender, by_hand):
+    log, bank = by_hand.log, by_hand.bank
+    history = histories_of(log, [4])[0]
+    ids = log.item_ids_of(history)
+    query = by_hand.encode(ids)
+    rows, cosines = by_hand.neighbours(query, 4, len(ids), 5)
+    augmented, weights = by_hand.read(query, rows)
+    found = recommender.explain(history, k=6, user=log.user_labels[4].item())
+    assert (found.scoring, len(found.memories)) == ("finetune", 5)
+    for memory, row, cosine, weight in zip(found.memories, rows, cosines, weights, strict=True):
+        stored = log.items_of(bank.user_ids[row])[: bank.lengths[row]][-10:]
+        assert [one.item for one in memory.history] == log.labels_of(stored).tolist()
+        assert memory.followed_by.item == log.labels_of(bank.target_ids[row : row + 1]).item()
+        np.testing.assert_allclose((memory.cosine, memory.weight), (cosine, weight), rtol=1e-4)
+    np.testing.assert_allclose(sum(memory.weight for memory in found.memories), 1, rtol=1e-5)
+    check_order(found.recommendations, by_hand.logits(augmented), ids, 6)
+    for one in found.recommendations:
+        plain = by_hand.logits(query)[int(one.item[1:]) - 1]
+        np.testing.assert_allclose(one.score_without_memory, plain, rtol=1e-4, atol=1e-6)
+        followed = [m.weight for m in found.memories if m.followed_by.item == one.item]
+        np.testing.assert_allclose(one.memory_weight, sum(followed), rtol=1e-5)
+    assert any(one.memory_weight > 0 for one in recommender.explain(history, 20).recommendations)
+
+
+def test_a_known_user_does_not_see_his_own_moment(recommender):
+    """The bank holds this history with what followed; only others may be told."""
+    log = recommender.log
+    history, name = histories_of(log, [11], drop=2)[0], log.user_labels[11].item()
+    followed_by = log.labels_of(log.items_of(11)[-2:-1]).item()
+    own = {"history": history[-10:], "followed_by": followed_by}
+
+    def told(user):
+        memories = recommender.explain(history, user=user).memories
+        return own in [
+            {
+                "history": [one.item for one in memory.history],
+                "followed_by": memory.followed_by.item,
+            }
+            for memory in memories
+        ]
+
+    assert told(None) and told("nobody") and not told(name)
+
+
+# --- what scores ------------------------------------------------------------------------------
+
+
+def test_without_stage_2_neighbours_are_mixed_in(copied, by_hand):
+    (copied / "stages/finetune.json").unlink()
+    found = Recommender.load(copied)
+    assert found.scoring == "mixing"
+    mixture = json.loads((copied / "stages/mixing.json").read_text())["mixing"]
+    check_mixture(found, by_hand, mixture, by_hand_reads=False)
+
+
+def test_reader_and_neighbours_are_combined_where_the_configuration_says_so(copied, by_hand):
+    change_config(copied, finetune__combine=True)
+    found = Recommender.load(copied)
+    assert found.scoring == "combined"
+    mixture = json.loads((copied / "stages/mixing.json").read_text())["combined"]
+    check_mixture(found, by_hand, mixture, by_hand_reads=True)
+    (copied / "stages/mixing.json").unlink()
+    assert Recommender.load(copied).scoring == "finetune"
+
+
+def check_mixture(found, by_hand, mixture, *, by_hand_reads):
+    weight, temperature = 0.3, mixture["temperature"]
+    mixture["weight"] = weight  # the one tried; 0 may have been chosen
+    found._model.method = found._model.method._replace(
+        mixture=found._model.method.mixture._replace(weight=weight)
+    )
+    history = histories_of(by_hand.log, [5])[0]
+    ids = by_hand.log.item_ids_of(history)
+    query = by_hand.encode(ids)
+    rows, cosines = by_hand.neighbours(query, 5, len(ids), mixture["top_k"])
+    base = by_hand.read(query, rows[:5])[0] if by_hand_reads else query
+    scores = (1 - weight) * by_hand.probabilities(base)
+    scores = scores + weight * by_hand.mass(rows, cosines, temperature)
+    explained = found.explain(history, 6, user="u05")
+    check_order(explained.recommendations, scores, ids, 6)
+    for one in explained.recommendations:
+        plain = by_hand.probabilities(query)[int(one.item[1:]) - 1]
+        np.testing.assert_allclose(one.score_without_memory, plain, rtol=1e-4)
+    assert len(explained.memories) == 8
+    np.testing.assert_allclose(sum(memory.weight for memory in explained.memories), 1, rtol=1e-5)
+
+
+def test_without_memory_stages_the_encoder_scores(copied, by_hand):
+    for stage in ("finetune", "mixing", "memory"):
+        (copied / f"stages/{stage}.json").unlink()
+    shutil.rmtree(copied / "memory")
+    found = Recommender.load(copied)
+    assert found.scoring == "pretrain"
+    history = histories_of(by_hand.log, [6])[0]
+    ids = by_hand.log.item_ids_of(history)
+    explained = found.explain(history, 4)
+    check_order(explained.recommendations, by_hand.logits(by_hand.encode(ids)), ids, 4)
+    assert explained.memories == ()
+    for one in explained.recommendations:
+        assert (one.score_without_memory, one.memory_weight) == (pytest.approx(one.score), 0.0)
+
+
+def test_as_of_hides_later_memories(copied):
+    change_config(copied, memory__eligibility="before")
+    found = Recommender.load(copied)
+    log, history = found.log, ["i003", "i004"]
+    times = dict(zip(log.item_ids.tolist(), log.timestamps.tolist(), strict=True))
+    assert len(found.explain(history).memories) == 5
+    assert found.explain(history, as_of=0).memories == ()
+    # Histories of one item are followed by something at times 100..159, longer ones later.
+    early = found.explain(history, as_of=160).memories
+    assert {len(memory.history) for memory in early} == {1} and len(times) == log.num_items
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ([["i001"]], {"k": 0}, ConfigError, r"k=0 but the catalogue has 30 items; give a k of 1..30"),
+        ([["i001"]], {"k": 31}, ConfigError, r"k=31 but the catalogue has 30 items"),
+        ([["i001"]], {"k": 1.5}, ConfigError, r"k=1\.5 but the catalogue"),
+        ([["i001"]], {"as_of": 5}, ConfigError, "as_of=5 needs the rule 'before' but .*=own_earlier"),
+        ([["i001"]], {"users": []}, DataError, "0 users for 1 histories; give one user per history"),
+        (["i001"], {}, DataError, r"histories\[0\] is 'i001', a single value; give a list of item"),
+        ([7], {}, DataError, r"histories\[0\] is 7, a single value"),
+        ("i001", {}, DataError, "histories is 'i001'; give a list of lists"),
+        ([[None]], {}, DataError, "item ids must be integers or strings, got None"),
+        ([[1.5]], {}, DataError, "item ids must be integers or strings, got float64"),
+    ],
+)  # fmt: skip
+def test_unusable_arguments(recommender, arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        recommender.recommend(arguments, **options)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "no such workdir; give the folder that launch/train.py made"),
+        (lambda run: (run / "config.json").unlink(), r"has no config\.json, so it is no workdir"),
+        (lambda run: cut(run / "config.json"), r"config\.json: damaged, not JSON"),
+        (
+            lambda run: (run / "config.json").write_text("[1]"),
+            "not the configuration of a run .it needs data, encoder",
+        ),
+        (
+            lambda run: change_config(run, encoder__depth=3),
+            r"config\.json: describes no model of this release .*depth",
+        ),
+        (lambda run: change_config(run, encoder__dim=16), "made by another configuration"),
+        (
+            lambda run: (run / "stages/pretrain.json").unlink(),
+            r"pre-training is not finished \(no stages/pretrain\.json\); run launch/train\.py",
+        ),
+        (lambda run: cut(run / "stages/finetune.json"), r"finetune\.json: damaged, not JSON"),
+        (lambda run: (run / "stages/finetune.json").write_text("3"), "not the record of a stage"),
+        (lambda run: shutil.rmtree(run / "log"), "no InteractionLog here"),
+        (lambda run: cut(run / "log/item_ids.npy"), r"item_ids\.npy: damaged"),
+        (lambda run: cut(run / "log/items.json"), r"items\.json: damaged"),
+        (lambda run: shutil.rmtree(run / "best/pretrain"), "no checkpoint there"),
+        (lambda run: shutil.rmtree(run / "best/finetune"), "no checkpoint there"),
+        (lambda run: cut(run / "best/finetune/manifest.json"), "not a checkpoint manifest"),
+        (lambda run: shutil.rmtree(run / "memory"), "no memory bank here"),
+        (lambda run: cut(next(run.glob("memory/segments/*/keys.npy"))), r"keys\.npy: damaged"),
+    ],
+)  # fmt: skip
+def test_damaged_workdir_is_one_sentence(copied, damage, message):
+    damage(copied)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        Recommender.load(copied)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_damaged_mixture_is_one_sentence(copied):
+    (copied / "stages/finetune.json").unlink()
+    (copied / "stages/mixing.json").write_text('{"mixing": {"weight": "a"}}')
+    with pytest.raises(
+        CheckpointError, match=r"mixing\.json: damaged, mixing lacks one of weight, temp"
+    ):
+        Recommender.load(copied)
+
+
+def test_memory_of_another_encoder_is_refused(copied):
+    params = open_workdir(copied).encoder_params
+    other = jax.tree.map(lambda leaf: np.asarray(leaf) + 1, params)
+    checkpoints.save(copied / "best/pretrain", other, {})
+    with pytest.raises(CheckpointError, match="the memory bank was built by encoder"):
+        Recommender.load(copied)
+
+
+def test_memory_of_another_catalogue_is_refused(copied):
+    opened = open_workdir(copied)
+    fingerprint = params_fingerprint(opened.encoder_params)
+    key = np.ones((1, 8), np.float32)
+    one = np.ones(1, np.int32)
+    MemoryBank(key, 31 * one, one, one).save(copied / "memory", fingerprint)
+    with pytest.raises(CheckpointError, match="names items or users that .*/log does not have"):
+        Recommender.load(copied)
+
+
+def test_encoders_have_the_name_that_training_gives_them(tiny_workdir):
+    params = open_workdir(tiny_workdir).encoder_params
+    assert params_fingerprint(params) == training_workdir.params_fingerprint(params)
