@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
 
     found = reevaluate(_WORKDIR.value, _SPLIT.value, _ENGINE.value)
     print(found.table, flush=True)
-    if found.same or _ENGINE.value is not None:
+    if found.holds:
         print(found.verdict)
         return EXIT_DONE
     print(f"error: {found.verdict}", file=sys.stderr)

@@ -31,19 +31,18 @@ def trained(base: pathlib.Path) -> pathlib.Path:
         return quick_jit(steps, static_argnames="most", donate_argnums=0)
 
     with quick_compiles(), mock.patch.object(loop, "make_run_steps", quick_steps):
-        train(tiny_config(), log, folder, item_text=titles(log), stages=STAGES)
+        train(tiny_config(), log, str(folder), item_text=titles(log), stages=STAGES)
     return folder
 
 
 @contextlib.contextmanager
 def quick_compiles():
     """XLA's compiler is most of the time of small tests: it leaves the optimising out."""
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def generated_log() -> InteractionLog:

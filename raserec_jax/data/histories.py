@@ -7,11 +7,12 @@ separated by spaces, oldest first; further columns are ignored), and JSON lines
 
 import difflib
 import gzip
+import io
 import itertools
 import json
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from raserec_jax.data.columns import MAX_ID_BYTES
 from raserec_jax.data.sources import PathLike, at_line, shown
@@ -97,7 +98,7 @@ def _lines(path: PathLike) -> Iterator[tuple[int, str]]:
         ) from error
 
 
-def _raw_lines(source: BinaryIO) -> Iterator[bytes]:
+def _raw_lines(source: io.BufferedIOBase) -> Iterator[bytes]:
     return iter(lambda: source.readline(_LONGEST_LINE), b"")
 
 

@@ -9,7 +9,7 @@ under `config.memory.eligibility`, the reader reads what was found, and all item
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -74,12 +74,12 @@ class Recommender:
 
     def recommend(
         self,
-        histories: Sequence[Sequence],
+        histories: Iterable,
         k: int = 10,
         *,
         exclude_seen: bool = True,
         users: Sequence | None = None,
-        as_of: float | None = None,
+        as_of: int | float | None = None,
     ) -> list[Recommendations]:
         """The k best items for each history.
 
@@ -108,12 +108,12 @@ class Recommender:
 
     def explain(
         self,
-        history: Sequence,
+        history: Iterable,
         k: int = 10,
         *,
         exclude_seen: bool = True,
         user: int | str | None = None,
-        as_of: float | None = None,
+        as_of: int | float | None = None,
     ) -> Explanation:
         """Recommendations for one history, with the memories that were read, their weights, and the scores that
         the encoder alone would give; arguments and errors as `recommend`."""
@@ -123,12 +123,12 @@ class Recommender:
 
     def explain_many(
         self,
-        histories: Sequence[Sequence],
+        histories: Iterable,
         k: int = 10,
         *,
         exclude_seen: bool = True,
         users: Sequence | None = None,
-        as_of: float | None = None,
+        as_of: int | float | None = None,
     ) -> list[Explanation]:
         """`explain` for many histories; arguments and errors as `recommend`."""
         asked = self._asked(histories, users, k, as_of)
@@ -148,11 +148,11 @@ class Recommender:
                 answers[row] = Explanation(found, self._memories(scored, place), self.scoring)
         return [answers[row] for row in range(len(asked.items))]
 
-    def _asked(self, histories, users, k: int, as_of: float | None) -> "_Asked":
+    def _asked(self, histories, users, k: int, as_of: int | float | None) -> "_Asked":
         num_items = self.log.num_items
-        if not isinstance(k, (int, np.integer)) or not 1 <= k <= num_items:
+        if not 1 <= k <= num_items:
             raise ConfigError(
-                f"k={k!r} but the catalogue has {num_items} items; give a k of 1..{num_items}"
+                f"k={k} but the catalogue has {num_items} items; give a k of 1..{num_items}"
             )
         lists = _as_lists(histories)
         if users is not None and len(users) != len(lists):
@@ -172,7 +172,7 @@ class Recommender:
             ids[given] = self.log.user_ids_of([users[row] for row in given])  # -1 where unknown
         return ids
 
-    def _time(self, as_of: float | None) -> int | None:
+    def _time(self, as_of: int | float | None) -> int | None:
         """Rank of the time of what is to be predicted; None where the rule does not ask."""
         rule = self.config.memory.eligibility
         if rule != "before":
@@ -196,7 +196,7 @@ class Recommender:
             histories = [asked.items[row] for row in rows]
             scored = self._model.score(histories, asked.user_ids[rows], asked.time)
             exclude = [np.unique(one) for one in histories] if exclude_seen else []
-            yield rows, scored, *self._model.best(scored, int(k), exclude)
+            yield rows, scored, *self._model.best(scored, k, exclude)
 
     def _answer(self, asked: "_Asked", row: int, ids, scores, **flags) -> Recommendations:
         found = [
@@ -215,7 +215,7 @@ class Recommender:
         bank, found = self._model.bank, []
         for slot in np.flatnonzero(scored.target_ids[place]):
             bank_row = scored.row_ids[place, slot]
-            history = self.log.items_of(bank.user_ids[bank_row])[: bank.lengths[bank_row]]
+            history = self.log.items_of(int(bank.user_ids[bank_row]))[: bank.lengths[bank_row]]
             found.append(
                 RetrievedMemory(
                     tuple(self._item(item) for item in history[-MEMORY_ITEMS:].tolist()),
@@ -266,7 +266,7 @@ class _Asked(NamedTuple):
         return [row for row, items in enumerate(self.items) if bool(len(items)) == known]
 
 
-def _as_lists(histories: Sequence[Sequence]) -> list[list]:
+def _as_lists(histories: Iterable) -> list[list]:
     """Each history as a list, so that an array or a tuple will do and a single id will not."""
     if isinstance(histories, (str, bytes)):
         raise DataError(f"histories is {histories!r:.80}; give a list of lists of item ids")

@@ -34,11 +34,11 @@ _SAME = 1e-7
 
 
 class Reevaluation(NamedTuple):
-    """table: to print.  verdict: one sentence.  same: whether all metrics are those of the run."""
+    """table: to print.  verdict: one sentence.  holds: all metrics are those of the run, or need not be."""
 
     table: str
     verdict: str
-    same: bool
+    holds: bool
 
 
 def reevaluate(workdir: PathLike, split: str = "test", engine: str | None = None) -> Reevaluation:
@@ -67,7 +67,8 @@ def reevaluate(workdir: PathLike, split: str = "test", engine: str | None = None
         stored = _stored_valid(opened)
         table = _table(metrics)
     differences = sorted(_differences(stored, metrics), reverse=True)
-    return Reevaluation(table, _verdict(differences, metrics, split, engine), not differences)
+    verdict = _verdict(differences, metrics, split, engine)
+    return Reevaluation(table, verdict, engine is not None or not differences)
 
 
 def _parts(opened: Workdir) -> TrainedParts:

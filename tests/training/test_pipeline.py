@@ -176,7 +176,10 @@ def test_a_loss_that_is_not_finite_ends_with_3_and_names_the_step(tmp_path):
         (("--config.memory.top_k=abc",), "config.memory.top_k"),
         (("--config.data.interactions=absent.tsv",), "absent.tsv: no such file"),
         (("--config.encoder.dim=9",), "encoder.dim=9 is not a multiple"),
-        (("--config.pretrain.batching.mode=prefx",), "batching.mode='prefx' is not usable; expected one of packed"),
+        (
+            ("--config.pretrain.batching.mode=prefx",),
+            "batching.mode='prefx' is not usable; expected one of packed",
+        ),
         (("--config.data.min_interactions=1000",), "1000"),
     ],
 )

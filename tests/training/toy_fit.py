@@ -69,7 +69,8 @@ class Bar:
     """A Progress that keeps what it is told and calls back after every update."""
 
     def __init__(self, on_update=None):
-        self.on_update, self.done, self.started, self.total, self.lines = on_update, 0, 0, None, []
+        self.on_update, self.total, self.started, self.done = on_update, None, 0, 0
+        self.updates, self.lines = [], []
 
     def __call__(self, total, desc, unit, *, initial=0):
         self.total, self.done, self.started = total, initial, initial
@@ -83,6 +84,7 @@ class Bar:
 
     def update(self, n, **metrics):
         self.done += n
+        self.updates.append((n, metrics["loss"]))
         if self.on_update is not None:
             self.on_update(self.done)
 
