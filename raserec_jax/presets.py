@@ -105,7 +105,7 @@ def raserec_published(dataset: str = "movielens_100k") -> ConfigDict:
             "mixing": {
                 "top_k": 50,
                 "temperatures": (0.01, 0.02, 0.05, 0.1, 0.2),
-                "weights": (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+                "weights": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
                 "metric": "unfiltered/NDCG@10",
             },
             "evaluation": {"bootstrap_samples": 2000, "samples": 5},

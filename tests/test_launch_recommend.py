@@ -67,20 +67,16 @@ def table(path):
 # --- recommend --------------------------------------------------------------------------------
 
 
-def test_tsv_from_the_command_line(tiny_workdir, recommender, histories, tmp_path):
+def test_tsv(recommender, histories, tmp_path):
     output = tmp_path / "out.tsv"
-    arguments = [f"--workdir={tiny_workdir}", f"--histories={histories}", f"--output={output}"]
-    code, out, err = launch("recommend.py", *arguments, "--k=4")
-    assert code == 0, err
-    assert out.splitlines() == [
-        f"workdir {tiny_workdir}, scoring finetune",
+    report = recommend_file(recommender, histories, output, k=4)
+    assert report == FileReport(3, 12, 2, 2, 1)
+    assert report.in_words().splitlines() == [
         "12 recommendations for 3 histories",
         "2 items that the training data do not have were skipped, in 2 histories (--strict makes "
         "them an error)",
         "1 histories had no known item and got the most popular ones",
-        str(output),
     ]
-    assert err.startswith("recommend: 3 users, ")
     expected = recommender.recommend(
         [["i003", "i004"], ["i009", "i010"], []], 4, users=["u03", "new", None]
     )
@@ -105,8 +101,12 @@ def test_json_lines_with_reasons_from_the_command_line(tiny_workdir, tmp_path):
     output = tmp_path / "out.jsonl"
     output.write_text("of yesterday")
     arguments = [f"--workdir={tiny_workdir}", f"--histories={given}", f"--output={output}"]
-    code, _, err = launch("recommend.py", *arguments, "--k=2", "--explain", "--noexclude_seen")
+    code, out, err = launch("recommend.py", *arguments, "--k=2", "--explain", "--noexclude_seen")
     assert code == 0, err
+    assert err.startswith("recommend: 2 users, ") and len(err.splitlines()) == 1
+    assert out.splitlines()[0] == f"workdir {tiny_workdir}, scoring finetune"
+    assert out.splitlines()[1] == "4 recommendations for 2 histories"
+    assert out.splitlines()[-1] == str(output)
     known, unknown = map(json.loads, output.read_text(encoding="utf-8").splitlines())
     assert (known["user_id"], unknown["user_id"]) == (7, "ü")
     assert (known["by_popularity"], unknown["by_popularity"]) == (False, True)
@@ -243,6 +243,8 @@ def test_validation_computed_again_is_the_same(tiny_workdir):
 
 
 def test_metrics_that_are_others_end_with_exit_code_1(copied):
+    for stage in ("memory", "finetune", "mixing"):
+        (copied / f"stages/{stage}.json").unlink()
     path = copied / "stages/pretrain.json"
     record = json.loads(path.read_text())
     record["valid"]["filtered"]["HR@10"] += 0.25
@@ -252,7 +254,9 @@ def test_metrics_that_are_others_end_with_exit_code_1(copied):
     shutil.copy(path, copied / "stages/control.json")
     code, out, err = launch("evaluate.py", f"--workdir={copied}", "--split=valid")
     assert (code, len(err.splitlines())) == (1, 1), err
-    assert "error: 150 valid metrics of 5 models computed again: 2 differ from those in st" in err
+    assert (
+        "error: 60 valid metrics of 2 models computed again: 2 differ from those in stages/" in err
+    )
     assert "pretrain filtered/HR@10 is" in err or "control filtered/HR@10 is" in err
     assert "control" in out
     found = reevaluate(copied)

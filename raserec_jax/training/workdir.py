@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from raserec_jax.data.interactions import InteractionLog
+from raserec_jax.data.interactions import ITEMS_FILE, InteractionLog
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.storage import PathLike
 from raserec_jax.errors import ConfigError
@@ -73,16 +73,15 @@ def keep_log(workdir: Path, log: InteractionLog, text: ItemText | None) -> None:
       ConfigError: the workdir was made from other data.
     """
     folder = workdir / "log"
-    if folder.exists():
-        saved = InteractionLog.load(folder)
-        if saved.fingerprint() != log.fingerprint():
-            raise ConfigError(
-                f"{workdir} was made from other data (fingerprint {saved.fingerprint()[:12]}, now "
-                f"{log.fingerprint()[:12]}); give another --workdir"
-            )
-        return
-    log.save(folder)
-    if text is not None:
+    if not folder.exists():
+        log.save(folder)
+    saved = InteractionLog.load(folder)
+    if saved.fingerprint() != log.fingerprint():
+        raise ConfigError(
+            f"{workdir} was made from other data (fingerprint {saved.fingerprint()[:12]}, now "
+            f"{log.fingerprint()[:12]}); give another --workdir"
+        )
+    if text is not None and not (folder / ITEMS_FILE).exists():
         text.save(folder)
 
 
