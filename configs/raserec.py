@@ -4,8 +4,8 @@
 
 DATASET is a known name (default movielens_100k); other data: --config.data.interactions=FILE.
 
-Amazon Beauty, test, unfiltered HR@10 / NDCG@10, one seed: stage 1 .0715 / .0377, RaSeRec .0750 / .0404, mixing .0801 / .0496, in 43
-minutes of 2 shared CPU cores without the control (under-trained: BUILD_NOTES 4 and 6).
+Amazon Beauty, test, unfiltered HR@10 / NDCG@10, one seed: stage 1 .0715 / .0377, RaSeRec .0750 / .0404, mixing
+.0801 / .0496, in 43 minutes of 2 shared CPU cores without the control (under-trained: BUILD_NOTES 4 and 6).
 """
 
 from raserec_jax import presets

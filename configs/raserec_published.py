@@ -4,8 +4,8 @@
 
 DATASET is a known name (default movielens_100k); other data: --config.data.interactions=FILE.
 
-Not run to its end yet (BUILD_NOTES 4). Published, Amazon Beauty, test, unfiltered HR@10 / NDCG@10: stage 1 .0834 / .0431,
-RaSeRec .0863 / .0462.
+Not run to its end yet (BUILD_NOTES 4). Published, Amazon Beauty, test, unfiltered HR@10 / NDCG@10: stage 1
+.0834 / .0431, RaSeRec .0863 / .0462.
 """
 
 from raserec_jax import presets

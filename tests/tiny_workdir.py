@@ -11,8 +11,6 @@ import numpy as np
 from raserec_jax import presets
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import ItemText
-from raserec_jax.models.encoder import SequenceEncoder
-from raserec_jax.models.memory_reader import MemoryReader
 from raserec_jax.training import loop
 from raserec_jax.training.pipeline import train
 from tests.quick_jit import quick_jit
@@ -26,29 +24,15 @@ def trained(base: pathlib.Path) -> pathlib.Path:
     """Its folder, under the session's temporary one; tests must not change it."""
     folder = base / "tiny_workdir"
     log = generated_log()
-    with quick_compiles(), _one_program_each():
-        train(tiny_config(), log, str(folder), item_text=titles(log), stages=STAGES)
-    return folder
-
-
-@contextlib.contextmanager
-def _one_program_each():
-    """Steps in quickly compiled code, and parameters drawn in one program, not in one per shape."""
     make_run_steps = loop.make_run_steps
 
     def quick_steps(task, optimizer):
         steps = make_run_steps(task, optimizer).__wrapped__
         return quick_jit(steps, static_argnames="most", donate_argnums=0)
 
-    with contextlib.ExitStack() as patches:
-        patches.enter_context(mock.patch.object(loop, "make_run_steps", quick_steps))
-        for module in (SequenceEncoder, MemoryReader):
-            patches.enter_context(mock.patch.object(module, "init", _jitted_init(module.init)))
-        yield
-
-
-def _jitted_init(init):
-    return lambda module, *inputs: quick_jit(functools.partial(init, module))(*inputs)
+    with quick_compiles(), mock.patch.object(loop, "make_run_steps", quick_steps):
+        train(tiny_config(), log, str(folder), item_text=titles(log), stages=STAGES)
+    return folder
 
 
 @contextlib.contextmanager
