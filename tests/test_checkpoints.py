@@ -10,7 +10,7 @@ import pytest
 
 from raserec_jax import checkpoints
 from raserec_jax.errors import CheckpointError
-from raserec_jax.training.state import TrainState, count_parameters, create_state
+from raserec_jax.training.state import TrainState, create_state
 
 
 def make_state(seed=0, width=3):
@@ -182,7 +182,3 @@ def test_a_step_may_be_damaged_twice(root):
 def test_an_unfinished_save_is_no_checkpoint(root):
     (root / "000000003").rename(root / ".building-000000004")
     assert checkpoints.restore_newest(root, make_state())[1] == {"epochs_done": 2}
-
-
-def test_count_parameters():
-    assert count_parameters(make_state().params) == 4 * 3 + 3

@@ -7,6 +7,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+import pytest
 
 from raserec_jax import presets
 from raserec_jax.data.interactions import InteractionLog
@@ -15,13 +16,19 @@ from raserec_jax.training import loop
 from raserec_jax.training.pipeline import train
 from tests.quick_jit import quick_jit
 
-STAGES = ("pretrain", "memory", "finetune", "mixing", "evaluate")
+STAGES = ("pretrain", "memory", "finetune", "mixing", "control", "evaluate")
 USERS, ITEMS, MAX_LEN = 60, 30, 8
 
 
-@functools.cache
+@pytest.fixture(scope="session")
+def tiny_workdir(tmp_path_factory):
+    """The trained workdir; tests must not change it."""
+    return trained(tmp_path_factory.getbasetemp())
+
+
+@functools.cache  # test files that import the fixture have one each
 def trained(base: pathlib.Path) -> pathlib.Path:
-    """Its folder, under the session's temporary one; tests must not change it."""
+    """Its folder, under the session's temporary one."""
     folder = base / "tiny_workdir"
     log = generated_log()
     make_run_steps = loop.make_run_steps

@@ -110,6 +110,7 @@ def fit(
     with _SignalFlag() as stop, progress(total, stage, "step", initial=run.steps_done) as bar:
         while run.epoch < settings.epochs and not should_stop(run.stopping, settings.patience):
             averages = run.train_epoch(bar, stop)
+            run.check_params()
             valid = evaluate(run.state.params)
             value = _metric(valid, settings.metric)
             run.stopping = update(run.stopping, value, run.epoch)
@@ -163,6 +164,14 @@ class _Fit:
             self.folder, self.steps_done, self.state, meta, keep=self.settings.keep
         )
 
+    def check_params(self) -> None:
+        """No state is evaluated or saved whose parameters are not finite: the loss would show it a step late."""
+        if not bool(_all_finite(self.state.params)):
+            raise NonFiniteLossError(
+                f"{self.stage}: the loss of step {self.steps_done} is nan: the parameters are no longer finite; the "
+                f"last good checkpoint is kept in {self.folder}; lower the learning rate or set a clip_norm"
+            )
+
     def train_epoch(self, bar, stop: "_SignalFlag") -> dict[str, float]:
         """Runs what is left of the epoch; averages of the loss and the task's metrics over it."""
         steps = self.task.steps_per_epoch
@@ -189,6 +198,7 @@ class _Fit:
             done += count
             bar.update(count, loss=float(losses.mean()))
             if stop.is_set and done < steps:
+                self.check_params()
                 self.save()
                 raise Interrupted(f"{self.stage}: stopped at step {self.steps_done}, state saved")
         return {name: value / max(done - first, 1) for name, value in sums.items()}
@@ -230,6 +240,11 @@ class _SignalFlag:
     def __exit__(self, *exc_info):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+
+@jax.jit
+def _all_finite(params: dict) -> jax.Array:
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]).all()
 
 
 def _check_finite(losses: np.ndarray, first_step: int, stage: str, folder: Path) -> None:

@@ -3,6 +3,7 @@
 data -> pretrain -> memory -> finetune -> mixing -> control -> evaluate -> report. A finished stage is read, not redone.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ def read_data(config) -> tuple[InteractionLog, ItemText | None]:
 def train(
     config,
     log: InteractionLog | None = None,
-    workdir: str = "runs/run",
+    workdir: str | os.PathLike = "runs/run",
     *,
     item_text: ItemText | None = None,
     stages: Sequence[str] = STAGES,

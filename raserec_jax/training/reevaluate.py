@@ -189,8 +189,12 @@ def _stored_valid(opened: Workdir) -> dict[str, dict]:
 
 
 def _with_metrics(results: dict, metrics: dict[str, dict]) -> dict:
-    """The results with other test metrics, and without the gain, which was of the stored ones."""
-    stages = {name: dict(stage) for name, stage in results["stages"].items() if name != "gain"}
+    """The results with other test metrics, and without the gains, which were of the stored ones."""
+    stages = {
+        name: {key: value for key, value in stage.items() if key != "gain"}
+        for name, stage in results["stages"].items()
+        if name != "gain"
+    }
     for name, found in metrics.items():
         stage = name.removesuffix("_train_bank")
         stages[stage]["test" if name == stage else "test_train_bank"] = found

@@ -101,7 +101,7 @@ def show_samples(
 
     samples = []
     for i, row in enumerate(rows):
-        user, end = part.evaluation.user_ids[row], part.evaluation.end_positions[row]
+        user, end = int(part.evaluation.user_ids[row]), int(part.evaluation.end_positions[row])
         best = np.argsort(-weights[i])[:3]
         found = np.asarray(some.retrieved.ids[i, :top_k])
         samples.append(
@@ -115,7 +115,9 @@ def show_samples(
                 ],
                 "memories": [
                     {
-                        "history": titles(bank.user_ids[found[k]], bank.lengths[found[k]], 4),
+                        "history": titles(
+                            int(bank.user_ids[found[k]]), int(bank.lengths[found[k]]), 4
+                        ),
                         "then": title(bank.target_ids[found[k]]),
                         "weight": float(weights[i, k]),
                     }

@@ -23,10 +23,9 @@ class TrainState(NamedTuple):
 
 def create_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
     """A fresh state at step 0; it copies, as a step takes its state's memory over (donation)."""
-    params = jax.tree.map(jnp.array, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
+    def fresh(params):
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-def count_parameters(params: dict) -> int:
-    """Number of scalars in a parameter tree."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+    # Jitted, so that all of it is placed as the parameters are: a mixture would compile the step twice.
+    return jax.jit(fresh)(jax.tree.map(jnp.array, params))
