@@ -136,8 +136,8 @@ def raserec(dataset: str = "movielens_100k") -> ConfigDict:
         # A positive is a whole history here, and raw-product InfoNCE over few anchors slowed learning (BUILD_NOTES 5).
         config.pretrain.contrast.mode = "none"
         config.pretrain.batching.targets_per_batch = 1024
-        config.pretrain.stopping.update(epochs=10, patience=3)
-        config.finetune.stopping.update(epochs=6, patience=2)
+        config.pretrain.stopping.update(epochs=7, patience=3)
+        config.finetune.stopping.update(epochs=4, patience=2)
         config.mixing.update(temperatures=(0.02, 0.05, 0.1), weights=(0.1, 0.2, 0.3, 0.5))
     return config
 
