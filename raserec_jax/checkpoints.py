@@ -121,6 +121,16 @@ def _set_aside(folder: Path) -> None:
     folder.rename(target)
 
 
+def params_fingerprint(params: Any) -> str:
+    """sha256 over names, shapes and bytes of a parameter tree: which encoder made the keys of a bank."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 def _verified_manifest(folder: Path) -> dict:
     path = folder / "manifest.json"
     if not path.is_file():

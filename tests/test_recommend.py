@@ -13,10 +13,9 @@ from raserec_jax.errors import CheckpointError, ConfigError, DataError
 from raserec_jax.recommend import Recommender
 from raserec_jax.recommend import model as model_module
 from raserec_jax.recommend import recommender as recommender_module
-from raserec_jax.recommend.loading import open_workdir, params_fingerprint
+from raserec_jax.recommend.loading import open_workdir
 from raserec_jax.recommend.scoring import bucket
 from raserec_jax.retrieval.memory_bank import MemoryBank
-from raserec_jax.training import workdir as training_workdir
 from tests import tiny_workdir as tiny
 from tests.quick_jit import quick_jit
 
@@ -418,14 +417,9 @@ def test_memory_of_another_encoder_is_refused(copied):
 
 def test_memory_of_another_catalogue_is_refused(copied):
     opened = open_workdir(copied)
-    fingerprint = params_fingerprint(opened.encoder_params)
+    fingerprint = checkpoints.params_fingerprint(opened.encoder_params)
     key = np.ones((1, 8), np.float32)
     one = np.ones(1, np.int32)
     MemoryBank(key, 31 * one, one, one).save(copied / "memory", fingerprint)
     with pytest.raises(CheckpointError, match="names items or users that .*/log does not have"):
         Recommender.load(copied)
-
-
-def test_encoders_have_the_name_that_training_gives_them(tiny_workdir):
-    params = open_workdir(tiny_workdir).encoder_params
-    assert params_fingerprint(params) == training_workdir.params_fingerprint(params)

@@ -3,7 +3,6 @@
 config.json   log/   stages/NAME.json (the stage is done)   best/NAME   memory/
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +65,9 @@ class Workdir(NamedTuple):
         Raises:
           CheckpointError: it is missing, damaged or foreign.
         """
-        bank = MemoryBank.load(self.folder / "memory", params_fingerprint(self.encoder_params))
+        bank = MemoryBank.load(
+            self.folder / "memory", checkpoints.params_fingerprint(self.encoder_params)
+        )
         beyond = bank.rows and (
             bank.target_ids.max() > self.log.num_items or bank.user_ids.max() >= self.log.num_users
         )
@@ -168,16 +169,6 @@ def open_workdir(workdir: PathLike) -> Workdir:
         ) from None
     params = checkpoints.restore(folder / "best" / "pretrain", shapes)[0]
     return Workdir(folder, config, log, text, encoder, reader, params)
-
-
-def params_fingerprint(params: Any) -> str:
-    """sha256 over names, shapes and bytes of parameters: the name under which the memory stage saves its bank."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _read_config(folder: Path) -> ConfigDict:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from raserec_jax import checkpoints
 from raserec_jax.batching.windows import Examples, training_examples
 from raserec_jax.data.splits import Split
 from raserec_jax.encoding import EvaluationSet, encode_rows, evaluation_set, example_rows
@@ -22,7 +23,6 @@ from raserec_jax.retrieval.eligibility import Queries, audit
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved, load_retrieved, save_retrieved
 from raserec_jax.retrieval.searcher import engine_name, make_searcher, recall_against_exact
-from raserec_jax.training.workdir import params_fingerprint
 
 
 class Part(NamedTuple):
@@ -105,7 +105,7 @@ def run_memory(
         valid[0].times,
     )
     encode_s = time.perf_counter() - began
-    fingerprint = params_fingerprint(params)
+    fingerprint = checkpoints.params_fingerprint(params)
     if config.memory.top_k > train_bank.rows:
         raise ConfigError(
             f"config.memory.top_k={config.memory.top_k} but the bank has {train_bank.rows} entries; "

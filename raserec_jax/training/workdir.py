@@ -5,13 +5,9 @@
 A stage is done when `stages/NAME.json` exists; it is written last, whole, by a rename.
 """
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
-import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from raserec_jax.data.interactions import ITEMS_FILE, InteractionLog
@@ -95,13 +91,3 @@ def finish_stage(workdir: Path, stage: str, record: dict) -> dict:
     """Marks a stage as done."""
     write_json_atomic(workdir / "stages" / f"{stage}.json", record)
     return record
-
-
-def params_fingerprint(params: Any) -> str:
-    """sha256 over names, shapes and bytes of a parameter tree: which encoder made the keys of a bank."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from raserec_jax import presets
+from raserec_jax import checkpoints, presets
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.errors import CheckpointError, ConfigError
@@ -102,12 +102,12 @@ def test_a_stage_is_done_once_it_has_a_record(tmp_path):
 def test_the_fingerprint_of_parameters_is_of_names_shapes_and_values():
     params = {"a": jnp.arange(4.0), "b": {"c": jnp.ones((2, 2))}}
     same = {"b": {"c": np.ones((2, 2), np.float32)}, "a": np.arange(4, dtype=np.float32)}
-    assert wd.params_fingerprint(params) == wd.params_fingerprint(same)
+    assert checkpoints.params_fingerprint(params) == checkpoints.params_fingerprint(same)
     others = [
         params | {"a": params["a"].at[3].set(3.0000002)},
         params | {"a": params["a"].reshape(2, 2)},
         params | {"a": params["a"].astype(jnp.int32)},
         {"x": params["a"], "b": params["b"]},
     ]
-    found = {wd.params_fingerprint(other) for other in [params, *others]}
+    found = {checkpoints.params_fingerprint(other) for other in [params, *others]}
     assert len(found) == 5
