@@ -7,7 +7,7 @@ from raserec_jax.errors import ConfigError
 
 FIELD_HELP = {
     "seed": "of everything that is drawn",
-    "data.dataset": "name of a known set, used if data.interactions is empty",
+    "data.dataset": "name of a known set, used if data.interactions is empty; empty = movielens_100k",
     "data.interactions": "file of interactions, TSV, CSV or RecBole .inter",
     "data.item_text": "file with item_id and text columns (also written --config.data.items)",
     "data.min_interactions": "k of the iterated k-core; 1 keeps everything",

@@ -26,7 +26,7 @@ def _optimizer(**overrides) -> ConfigDict:
     )
 
 
-def raserec_published(dataset: str = "movielens_100k") -> ConfigDict:
+def raserec_published(dataset: str = "") -> ConfigDict:
     """RaSeRec as its authors' logs have it: us_x, full softmax, width 64, every prefix's own window, K 20, alpha .5,
     beta 1."""
     config = ConfigDict(
@@ -115,7 +115,7 @@ def raserec_published(dataset: str = "movielens_100k") -> ConfigDict:
     return _for_dataset(config, dataset)
 
 
-def raserec(dataset: str = "movielens_100k") -> ConfigDict:
+def raserec(dataset: str = "") -> ConfigDict:
     """RaSeRec as we would train it: whole histories packed, same-target contrast, a cosine schedule.
 
     Against the published settings: one pass encodes every prefix, few targets per step are contrasted with the main

@@ -38,6 +38,9 @@ from raserec_jax.training.remembering import Memory, run_memory
 from raserec_jax.training.results import assemble_results, show_samples
 from raserec_jax.training.testing import TrainedParts, save_ranks, test_ranks
 
+EMBEDDED_DATASET = "movielens_100k"
+"""Read when the configuration names no data."""
+
 STAGES = ("pretrain", "memory", "finetune", "mixing", "control", "evaluate", "report")
 
 
@@ -53,7 +56,7 @@ def read_data(config) -> tuple[InteractionLog, ItemText | None]:
     data = config.data
     log, text = read_source(
         data.interactions or None,
-        None if data.interactions else data.dataset,
+        None if data.interactions else data.dataset or EMBEDDED_DATASET,
         data.item_text or None,
     )
     log = k_core(log, data.min_interactions)
