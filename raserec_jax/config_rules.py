@@ -24,6 +24,7 @@ FIELD_HELP = {
     "pretrain.loss.chunk_items": "catalogue rows per chunk of the loss; 0 = what suits the device",
     "pretrain.contrast.mode": "none, un, su, us or us_x (published)",
     "pretrain.contrast.anchors": "targets per step that are contrasted; 0 = all",
+    "pretrain.contrast.across_users": "views of one user are no negatives of each other; False as published",
     "pretrain.optimizer.schedule": "constant, cosine or linear",
     "pretrain.optimizer.clip_norm": "global gradient norm; 0 = no clipping",
     "pretrain.stopping.patience": "epochs without improvement; 0 = never stop early",

@@ -153,6 +153,7 @@ def info_nce(
     temperature: float = 1.0,
     similarity: str = "dot",
     valid: Bool[Array, " batch"] | None = None,
+    owners: tuple[Int[Array, " batch"], Int[Array, " batch"]] | None = None,
 ) -> Float[Array, ""]:
     """In-batch InfoNCE over both views: 1 positive and 2 * batch - 2 negatives per row (RaSeRec eq. L_ret).
 
@@ -162,6 +163,8 @@ def info_nce(
       temperature: divides the similarities; > 0, no unit.
       similarity: "dot" (raw products, published) or "cos".
       valid: rows that take part, as anchors and as negatives; default all.
+      owners: user of each anchor and of each positive; views of one user are then no negatives of each other.
+        Batches of whole histories need it: prefixes of one user are near copies. Default: all are (published).
 
     Returns:
       Mean loss over both views of the valid rows, in nats; 0 if none is valid.
@@ -186,6 +189,11 @@ def info_nce(
     pair = jnp.concatenate([rows[batch:], rows[:batch]])
     positive = jnp.sum(both * both[pair], axis=1) / temperature
     itself = rows[:, None] == rows[None, :]
-    scores = jnp.where(itself | ~taking_part[None, :], -1e30, scores)
+    left_out = itself | ~taking_part[None, :]
+    if owners is not None:
+        owner = jnp.concatenate(owners)
+        same = (owner[:, None] == owner[None, :]) & (pair[:, None] != rows[None, :])
+        left_out = left_out | same
+    scores = jnp.where(left_out, -1e30, scores)
     losses = jnp.where(taking_part, jax.nn.logsumexp(scores, axis=1) - positive, 0.0)
     return jnp.sum(losses) / jnp.maximum(jnp.sum(taking_part), 1)

@@ -53,11 +53,9 @@ def raserec_published(dataset: str = "") -> ConfigDict:
                 "init_scale": 0.02,
             },
             "pretrain": {
-                # Whole histories with the authors' windows; mode=prefix, 256 targets, anchors=0 are their batches,
-                # at three times the time (BUILD_NOTES 2 and 3).
                 "batching": {
-                    "mode": "packed",
-                    "targets_per_batch": 512,
+                    "mode": "prefix",
+                    "targets_per_batch": 256,
                     "row_len": 0,
                     "long_history": "exact",
                 },
@@ -73,7 +71,8 @@ def raserec_published(dataset: str = "") -> ConfigDict:
                     "temperature": 1.0,
                     "unsupervised_weight": 0.1,
                     "supervised_weight": 0.1,
-                    "anchors": 256,
+                    "anchors": 0,
+                    "across_users": False,
                 },
                 "optimizer": _optimizer(),
                 "stopping": {"epochs": 75, "patience": 10, "metric": "unfiltered/MRR@10"},

@@ -153,15 +153,17 @@ def test_negatives_that_are_the_target_do_not_count():
     assert float(mixed[0]) == pytest.approx(math.log1p(21 * math.exp(gap)), rel=1e-5)
 
 
-def naive_info_nce(first, second, temperature, similarity):
-    """Loop by loop: each of the 2n rows against its pair and the 2n - 2 others."""
+def naive_info_nce(first, second, temperature, similarity, owners=None):
+    """Loop by loop: each of the 2n rows against its pair and the 2n - 2 others (of other owners)."""
+    owner = np.arange(2 * len(first)) if owners is None else np.concatenate(owners)
     rows = np.concatenate([first, second]).astype(np.float64)
     if similarity == "cos":
         rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     count, losses = len(first), []
     for i, row in enumerate(rows):
         pair = (i + count) % (2 * count)
-        scores = {j: row @ rows[j] / temperature for j in range(2 * count) if j != i}
+        others = [j for j in range(2 * count) if j == pair or owner[j] != owner[i]]
+        scores = {j: row @ rows[j] / temperature for j in others}
         losses.append(-scores[pair] + math.log(sum(math.exp(s) for s in scores.values())))
     return np.mean(losses)
 
@@ -205,6 +207,16 @@ def test_rows_that_are_not_valid_are_as_good_as_absent():
     assert (np.asarray(grad)[~valid] == 0).all() and (np.asarray(grad)[valid] != 0).any()
     found, grad = loss(first, second, jnp.zeros(7, bool))
     assert float(found) == 0 and (np.asarray(grad) == 0).all()
+
+
+def test_views_of_one_owner_are_no_negatives_of_each_other():
+    first, second = views()
+    owners = jnp.array([0, 1, 0, 2, 0, 1, 3]), jnp.array([0, 1, 4, 0, 1, 5, 3])
+    settings = {"temperature": 0.5, "similarity": "dot"}
+    found = nce(first, second, owners=owners, **settings)
+    expected = naive_info_nce(np.asarray(first), np.asarray(second), owners=owners, **settings)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert float(found) < float(nce(first, second, **settings))
 
 
 def test_info_nce_of_huge_and_of_zero_vectors_is_finite():

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from raserec_jax.batching.feeds import (
@@ -50,6 +51,8 @@ class ContrastSettings(NamedTuple):
     similarity: "dot" or "cos".  temperature: > 0.
     unsupervised_weight, supervised_weight: lmd and lmd_sem of the code.
     anchors: targets per step that are contrasted, drawn uniformly; 0 = all of the batch.
+    across_users: views of one user are no negatives of each other; for batches of whole histories, whose prefixes
+      are near copies. False = every other view is a negative (published).
     """
 
     mode: str
@@ -58,6 +61,7 @@ class ContrastSettings(NamedTuple):
     unsupervised_weight: float
     supervised_weight: float
     anchors: int
+    across_users: bool
 
 
 def pretrain_task(
@@ -66,6 +70,7 @@ def pretrain_task(
     same_target: SameTargetIndex,
     *,
     contrast: ContrastSettings,
+    example_users: np.ndarray | Array,
     positive_rows: int,
     next_item: str,
     num_negatives: int,
@@ -77,6 +82,7 @@ def pretrain_task(
     The main pass, the second dropout pass and the pass over the positives are one call of the encoder on more rows.
 
     Args:
+      example_users: [examples] int32 user of each training example.
       positive_rows: packed rows that hold the positives of a batch (`packing.rows_needed`).
       next_item: "full" or "sampled" softmax; the latter with `num_negatives` shared uniform negatives.
       include_padding_class, chunk_items: as in `next_item_loss`.
@@ -105,7 +111,7 @@ def pretrain_task(
         )
 
     def loss(params, constants, order, step_in_epoch, key):
-        arrays, index = constants
+        arrays, index, users = constants
         device_feed = feed._replace(arrays=arrays)
         batch = training_batch(device_feed, order, step_in_epoch)
         dropout_key, anchor_key, draw_key, negative_key = jax.random.split(key, 4)
@@ -113,10 +119,11 @@ def pretrain_task(
         if contrast.mode != "none":
             anchors = _draw_anchors(batch.weights, contrast.anchors, anchor_key)
             valid = batch.weights[anchors] > 0
+            first_ids = drawn = batch.example_ids[anchors]
         if contrast.mode in ("un", "us", "us_x"):
             passes.append(Pass(batch, batch.read_rows[anchors], batch.read_columns[anchors]))
         if contrast.mode in ("su", "us", "us_x"):
-            drawn = draw_positives(index, batch.example_ids[anchors], draw_key)
+            drawn = draw_positives(index, first_ids, draw_key)
             positives = example_batch(device_feed, jnp.where(valid, drawn, -1), positive_rows)
             passes.append(Pass(positives, positives.read_rows, positives.read_columns))
             valid = positives.weights > 0
@@ -126,19 +133,21 @@ def pretrain_task(
         if contrast.mode != "none":
             metrics["contrast_share"] = jnp.mean(valid.astype(jnp.float32))
             for name, weight, first, second in _pairs(contrast, hidden, anchors):
+                second_ids = first_ids if name == "info_nce_dropout" else drawn
                 nce = info_nce(
                     first,
                     second,
                     temperature=contrast.temperature,
                     similarity=contrast.similarity,
                     valid=valid,
+                    owners=(users[first_ids], users[second_ids]) if contrast.across_users else None,
                 )
                 metrics[name] = nce
                 total = total + weight * nce
         return total, metrics
 
     return Task(
-        (feed.arrays, jax.tree.map(jnp.asarray, same_target)),
+        jax.tree.map(jnp.asarray, (feed.arrays, same_target, example_users)),
         feed.steps_per_epoch,
         lambda constants, key: epoch_order(feed._replace(arrays=constants[0]), key),
         loss,

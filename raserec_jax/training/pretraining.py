@@ -74,6 +74,7 @@ def make_pretrain_task(config, encoder: SequenceEncoder, split: Split) -> Task:
         feed,
         same_target_index(examples),
         contrast=contrast,
+        example_users=examples.user_ids,
         positive_rows=rows_needed(lengths, anchors, feed.row_len, config.seed),
         **config.pretrain.loss,
     )

@@ -37,8 +37,10 @@ LOSS = {
 }
 
 
-def contrast(mode, similarity="dot", temperature=1.0, weights=(0.1, 0.2), anchors=0):
-    return ContrastSettings(mode, similarity, temperature, *weights, anchors)
+def contrast(
+    mode, similarity="dot", temperature=1.0, weights=(0.1, 0.2), anchors=0, across_users=False
+):
+    return ContrastSettings(mode, similarity, temperature, *weights, anchors, across_users)
 
 
 def golden_feed(golden):
@@ -90,6 +92,7 @@ def golden_losses():
             golden_feed(golden),
             index_of_pairs(count),
             contrast=contrast(mode, similarity, float(golden["tau"]), lambdas),
+            example_users=np.arange(2 * count, dtype=np.int32),
             positive_rows=count,
             **LOSS | {"include_padding_class": True},
         )
@@ -160,7 +163,8 @@ def loss_and_gradient(split, mode, max_len, batching):
         encoder,
         feed,
         same_target_index(training_examples(split)),
-        contrast=contrast(mode),
+        contrast=contrast(mode, across_users=mode == "us"),
+        example_users=training_examples(split).user_ids,
         positive_rows=feed.reads,
         **LOSS | {"chunk_items": 4096},
     )
@@ -207,16 +211,24 @@ def small():
     feed = packed_feed(
         split, max_len=8, long_history="chunked", targets_per_batch=36, row_len=16, seed=0
     )
-    index = same_target_index(training_examples(split))
+    examples = training_examples(split)
     draw = np.random.default_rng(0)
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.ones((1, 2), jnp.int32))["params"]
     params = jax.tree.map(lambda leaf: draw.normal(size=leaf.shape).astype(np.float32), shapes)
-    return encoder, feed, index, params
+    return encoder, feed, examples, params
 
 
 def run_step(small, settings, **loss):
-    encoder, feed, index, params = small
-    task = pretrain_task(encoder, feed, index, contrast=settings, positive_rows=9, **LOSS | loss)
+    encoder, feed, examples, params = small
+    task = pretrain_task(
+        encoder,
+        feed,
+        same_target_index(examples),
+        contrast=settings,
+        example_users=examples.user_ids,
+        positive_rows=9,
+        **LOSS | loss,
+    )
     step = quick_jit(task.loss)
     order = task.order(task.constants, jax.random.key(3))
 
