@@ -14,6 +14,7 @@ FIELD_HELP = {
     "data.split": "leave_one_out",
     "encoder.max_len": "items of a history that are looked at",
     "encoder.norm": "post (published) or pre",
+    "encoder.repeat_bias": "learn what the score of an item of the history gets; needs the full softmax",
     "pretrain.batching.mode": "packed (whole histories) or prefix (one window per target)",
     "pretrain.batching.targets_per_batch": "targets per step, about",
     "pretrain.batching.row_len": "places per packed row; 0 = max_len rounded up to a multiple of 32",

@@ -1,10 +1,26 @@
 """Losses: arrays in, a mean loss out. They know neither models nor batches."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+
+class PastItems(NamedTuple):
+    """The items that precede each row's target in its user's history, for a score with a repeat bias.
+
+    margins: [batch, entries] float32, score of an entry minus the score of the target, both without the bias.
+    counts: [batch, entries] bool, which entries are past items of the row, each item once.
+    target_repeats: [batch] bool, whether the target itself is one of them.
+    bias: scalar that the score of every past item gets (`models.encoder.repeat_bias`).
+    """
+
+    margins: Array
+    counts: Array
+    target_repeats: Array
+    bias: Array
 
 
 def next_item_loss(
@@ -15,6 +31,7 @@ def next_item_loss(
     *,
     include_padding_class: bool = False,
     chunk_items: int = 0,
+    past: PastItems | None = None,
 ) -> Float[Array, ""]:
     """Cross-entropy of the next item over the whole catalogue (RaSeRec eq. L_rec), never all logits at once.
 
@@ -28,6 +45,7 @@ def next_item_loss(
       weights: >= 0, 0 switches a row off; default 1.
       include_padding_class: count row 0 as a class, as the published code does.
       chunk_items: catalogue rows per chunk; 0 = what suits the device (`default_chunk_items`).
+      past: each row's past items, if their scores have a repeat bias.
 
     Returns:
       Weighted mean over rows, in nats; 0 if all weights are 0.
@@ -38,10 +56,26 @@ def next_item_loss(
     if chunk_items < 0:
         raise ValueError(f"chunk_items={chunk_items} must be at least 1, or 0 for the default")
     chunk_items = chunk_items or default_chunk_items(query.shape[0])
-    if weights is None:
-        weights = jnp.ones(query.shape[0], query.dtype)
     per_row = _cross_entropy(query, item_table, target_ids, include_padding_class, chunk_items)
+    return _mean(per_row if past is None else _add_repeat_bias(per_row, past), weights)
+
+
+def _mean(per_row: Array, weights: Array | None) -> Array:
+    if weights is None:
+        weights = jnp.ones(per_row.shape[0], per_row.dtype)
     return jnp.sum(per_row * weights) / jnp.maximum(jnp.sum(weights), 1e-9)
+
+
+def _add_repeat_bias(per_row: Array, past: PastItems) -> Array:
+    """The cross-entropy of each row once the scores of its past items get the bias.
+
+    With Z the normaliser and P its share of past items, Z becomes Z (1 + (e^bias - 1) P).
+    """
+    # A finite floor: a row without past items must not give inf - inf.
+    in_past = jax.nn.logsumexp(jnp.where(past.counts, past.margins, -1e30), axis=1)
+    share = jnp.exp(jnp.minimum(in_past - per_row, 0.0))
+    change = jnp.maximum(jnp.expm1(past.bias) * share, -1.0 + 1e-6)
+    return per_row + jnp.log1p(change) - jnp.where(past.target_repeats, past.bias, 0.0)
 
 
 def default_chunk_items(batch: int) -> int:
@@ -134,8 +168,6 @@ def sampled_softmax_loss(
     Returns:
       Weighted mean over rows, in nats.
     """
-    if weights is None:
-        weights = jnp.ones(query.shape[0], query.dtype)
     positive = jnp.sum(query * item_table[target_ids], axis=1)
     negative = query @ item_table[negative_ids].T
     usable = negative_ids[None, :] != target_ids[:, None]
@@ -143,7 +175,7 @@ def sampled_softmax_loss(
     stands_for = jnp.log((item_table.shape[0] - 2) / count)
     negative = jnp.where(usable, negative + stands_for[:, None], -jnp.inf)
     log_norm = jax.nn.logsumexp(jnp.concatenate([positive[:, None], negative], axis=1), axis=1)
-    return jnp.sum((log_norm - positive) * weights) / jnp.maximum(jnp.sum(weights), 1e-9)
+    return _mean(log_norm - positive, weights)
 
 
 def info_nce(

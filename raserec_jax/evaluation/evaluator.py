@@ -52,7 +52,7 @@ def rank_histories(
     does not widen the table of seen items for all.
 
     Args:
-      scores: row i scores the items for query i.
+      scores: row i scores the items for query i; with a repeat_bias, repeat_ids are filled in here.
       item_table: [V + 1, dim], row 0 = padding.
       target_ids: 1..V.
       offsets, item_ids: the log by user, as in `seen_items`.
@@ -74,9 +74,12 @@ def rank_histories(
         rows = np.flatnonzero(widths == width)
         seen_ids = seen_items(offsets, item_ids, end_positions[rows], user_ids[rows])
         seen_ids = np.pad(seen_ids, ((0, 0), (0, int(width) - seen_ids.shape[1])))
-        part = jax.tree.map(lambda a, rows=rows: a[rows], scores._replace(mix=None))
+        part = jax.tree.map(lambda a, rows=rows: a[rows], scores.by_user())
+        part = part._replace(mix=scores.mix, repeat_bias=scores.repeat_bias)
+        if scores.repeat_bias is not None:
+            part = part._replace(repeat_ids=seen_ids)
         unfiltered[rows], filtered[rows] = rank_targets(
-            part._replace(mix=scores.mix),
+            part,
             item_table,
             target_ids[rows],
             seen_ids,

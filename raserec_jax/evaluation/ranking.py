@@ -31,7 +31,8 @@ class Scores(NamedTuple):
     """How each user scores every item, without the scores themselves.
 
     Without `mix`: score of item i = query . item_table[i].
-    With `mix`: (1 - mix) * softmax over items 1..V (query . item_table)_i + mix * (sum of
+    With `repeat_bias`: that much more for the items in repeat_ids.
+    With `mix`: (1 - mix) * softmax over items 1..V (that score)_i + mix * (sum of
     sparse_mass where sparse_ids == i). In float32, so items whose probability underflows tie.
 
     Fields:
@@ -40,12 +41,20 @@ class Scores(NamedTuple):
       sparse_mass: [users, entries] float, >= 0.
       mix: weight of the sparse part in [0, 1]; a traced value is fine, so that a grid compiles
         once.
+      repeat_ids: [users, entries] int, items of the history, distinct in a row; 0 and -1 are no entry.
+      repeat_bias: scalar; None = no bias.
     """
 
     query: Array | np.ndarray
     sparse_ids: Array | np.ndarray | None = None
     sparse_mass: Array | np.ndarray | None = None
     mix: float | Array | np.ndarray | None = None
+    repeat_ids: Array | np.ndarray | None = None
+    repeat_bias: float | Array | np.ndarray | None = None
+
+    def by_user(self) -> "Scores":
+        """Without the scalars: every field left has a row per user."""
+        return self._replace(mix=None, repeat_bias=None)
 
 
 def rank_targets(
@@ -148,6 +157,8 @@ def block_scorer(scores: Scores, table: Array, num_items: int) -> Callable[[Arra
     def logits_of(chunk):
         # HIGHEST: accelerators would round float32 inputs to bfloat16 or TF32 and make ties.
         logits = jnp.einsum("ud,id->ui", query, table[chunk], precision=lax.Precision.HIGHEST)
+        if scores.repeat_bias is not None:
+            logits = _add_at(logits, scores.repeat_ids, chunk, scores.repeat_bias)
         return lax.optimization_barrier(logits)
 
     if scores.mix is None:
@@ -157,15 +168,19 @@ def block_scorer(scores: Scores, table: Array, num_items: int) -> Callable[[Arra
 
     def mixed_of(chunk):
         block = (1.0 - mix) * jnp.exp(logits_of(chunk) - log_norm[:, None])
-        column = scores.sparse_ids - chunk * table.shape[1]
-        # No entry, or in another chunk: out of range and dropped; a negative index would wrap.
-        here = (scores.sparse_ids > PAD_ID) & (column >= 0)
-        column = jnp.where(here, column, table.shape[1])
-        rows = jnp.arange(query.shape[0])[:, None]
-        block = block.at[rows, column].add(mix * scores.sparse_mass, mode="drop")
+        block = _add_at(block, scores.sparse_ids, chunk, mix * scores.sparse_mass)
         return lax.optimization_barrier(block)
 
     return mixed_of
+
+
+def _add_at(block, item_ids, chunk, values):
+    """The block with values added at the listed items, as far as they lie in it."""
+    users, width = block.shape
+    column = item_ids - chunk * width
+    # No entry, or in another chunk: out of range and dropped; a negative index would wrap.
+    column = jnp.where((item_ids > PAD_ID) & (column >= 0), column, width)
+    return block.at[jnp.arange(users)[:, None], column].add(values, mode="drop")
 
 
 def _log_norm(logits_of, num_users, table_shape, num_items):
@@ -209,8 +224,9 @@ def map_users(fn, scores: Scores, extra, user_chunk: int):
         array = jnp.asarray(array)
         return _pad_rows(array, chunk).reshape(-1, chunk, *array.shape[1:])
 
-    rows = jax.tree.map(cut, (scores._replace(mix=None), extra))
-    results = lax.map(lambda row: fn((row[0]._replace(mix=scores.mix), row[1])), rows)
+    scalars = {"mix": scores.mix, "repeat_bias": scores.repeat_bias}
+    rows = jax.tree.map(cut, (scores.by_user(), extra))
+    results = lax.map(lambda row: fn((row[0]._replace(**scalars), row[1])), rows)
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num_users], results)
 
 
@@ -221,6 +237,12 @@ def check_scores(scores: Scores, item_table: Array | np.ndarray) -> None:
         raise ValueError(
             f"item_table has shape {item_table.shape} and the queries have width {dim}; expected "
             f"(items + 1, {dim}) with at least one item"
+        )
+    if (scores.repeat_bias is None) != (scores.repeat_ids is None):
+        raise ValueError("repeat_ids and repeat_bias belong together; give both or neither")
+    if scores.repeat_ids is not None and scores.repeat_ids.shape[:-1] != (users,):
+        raise ValueError(
+            f"repeat_ids has shape {scores.repeat_ids.shape}; expected ({users}, entries)"
         )
     shapes = [getattr(part, "shape", None) for part in (scores.sparse_ids, scores.sparse_mass)]
     if scores.mix is None:

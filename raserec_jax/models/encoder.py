@@ -117,6 +117,9 @@ class SequenceEncoder(nn.Module):
       norm: "post" (published) or "pre" (LayerNorm before each part, one more at the end).
       norm_epsilon: LayerNorm's epsilon.
       init_scale: standard deviation of every normal initialiser, tables included.
+      repeat_bias: learn one number that the score of every item of the history gets (`repeat_bias` below). The user
+        vector starts from the embeddings of the last items, so a plain product ranks these high even where nobody
+        takes an item twice; where repeats are frequent the number grows instead.
     """
 
     num_items: int
@@ -130,6 +133,7 @@ class SequenceEncoder(nn.Module):
     norm: str = "post"
     norm_epsilon: float = 1e-12
     init_scale: float = 0.02
+    repeat_bias: bool = False
 
     @nn.compact
     def __call__(
@@ -167,6 +171,8 @@ class SequenceEncoder(nn.Module):
         init = nn.initializers.normal(self.init_scale)
         item_table = self.param("item_table", init, (self.num_items + 1, self.dim))
         position_table = self.param("position_table", init, (self.max_len, self.dim))
+        if self.repeat_bias:  # part of the score, not of the hidden vector
+            self.param("repeat_bias", nn.initializers.zeros, ())
         x = item_table[item_ids] + position_table[jnp.minimum(positions, self.max_len - 1)]
         if self.norm == "post":
             x = nn.LayerNorm(self.norm_epsilon, name="norm_in")(x)
@@ -185,3 +191,11 @@ class SequenceEncoder(nn.Module):
                 name=f"block_{layer}",
             )(x, visible, read if last else None, deterministic=deterministic)
         return nn.LayerNorm(self.norm_epsilon, name="norm_out")(x) if self.norm == "pre" else x
+
+
+def repeat_bias(params: dict) -> Float[Array, ""] | None:
+    """What the score of an item of the history gets, in nats; None for an encoder without it.
+
+    The parameter is in units of 10 nats, so that Adam's steps, as long as the learning rate, move it within an epoch.
+    """
+    return 10.0 * params["repeat_bias"] if "repeat_bias" in params else None

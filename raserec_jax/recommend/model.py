@@ -8,6 +8,7 @@ import numpy as np
 
 from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.evaluation.top_items import top_items
+from raserec_jax.models.encoder import repeat_bias
 from raserec_jax.recommend.loading import Method, Workdir
 from raserec_jax.recommend.scoring import (
     LARGEST_BATCH,
@@ -50,6 +51,7 @@ class Model:
     def __init__(self, workdir: Workdir, method: Method, bank: MemoryBank | None):
         self.workdir, self.method, self.bank = workdir, method, bank
         self._table = jnp.asarray(workdir.encoder_params["item_table"])
+        self._repeat_bias = repeat_bias(workdir.encoder_params)
         self._searcher: Searcher | None = None
 
     def score(self, histories: list[np.ndarray], user_ids: np.ndarray, time: int | None) -> Scored:
@@ -74,20 +76,21 @@ class Model:
             windows,
             np.minimum(lengths, max_len),
         )
+        plain = Scores(query)
+        if self._repeat_bias is not None:
+            met = _padded([np.unique(history) for history in histories], size)
+            plain = plain._replace(repeat_ids=met, repeat_bias=self._repeat_bias)
         if self.bank is None:
             none = np.zeros((size, 0), np.int32)
-            return Scored(Scores(query), Scores(query), none, none, none, none)
+            return Scored(plain, plain, none, none, none, none)
         times = None if time is None else np.full(size, time, np.int32)
-        return self._with_memory(query, Queries(np.asarray(query), users, lengths, times))
+        return self._with_memory(plain, Queries(np.asarray(query), users, lengths, times))
 
     def best(
         self, scored: Scored, k: int, exclude: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         """(item ids, scores) [batch, k], best first, 0 where no item is left; `exclude` has a list per history."""
-        width = bucket(max(map(len, exclude), default=0))
-        excluded = np.zeros((scored.scores.query.shape[0], width), np.int32)
-        for place, items in enumerate(exclude):
-            excluded[place, : len(items)] = items
+        excluded = _padded(exclude, scored.scores.query.shape[0])
         ids, values = top_items(scored.scores, self._table, k, excluded)
         return np.asarray(ids), np.asarray(values)
 
@@ -95,7 +98,7 @@ class Model:
         """Scores [batch, k] that the encoder alone gives to the items."""
         return np.asarray(scores_of(scored.plain, self._table, item_ids))
 
-    def _with_memory(self, query: jax.Array, queries: Queries) -> Scored:
+    def _with_memory(self, plain: Scores, queries: Queries) -> Scored:
         bank, mixture = self.bank, self.method.mixture
         with_reader = self.method.reader_params is not None
         reader_k = self.workdir.config.memory.top_k if with_reader else 0
@@ -103,18 +106,22 @@ class Model:
         found = self._index().search(queries, top_k)
         row_ids, cosines, mask = map(np.asarray, found)
         target_ids = np.where(mask, bank.target_ids[row_ids], 0)
-        scores = plain = Scores(query)
+        scores = plain
         weights = np.zeros(mask.shape, np.float32)
         if with_reader:
             used = (row_ids[:, :reader_k], target_ids[:, :reader_k], mask[:, :reader_k])
-            augmented, weights[:, :reader_k] = self._read(query, *used)
-            scores = Scores(augmented)
+            augmented, weights[:, :reader_k] = self._read(plain.query, *used)
+            scores = plain._replace(query=augmented)
         if mixture is not None:
             k = mixture.top_k
             mass = mixture_mass(cosines[:, :k], mask[:, :k], mixture.temperature)
-            scores = Scores(scores.query, target_ids[:, :k], mass, mixture.weight)
+            scores = scores._replace(
+                sparse_ids=target_ids[:, :k], sparse_mass=mass, mix=mixture.weight
+            )
             nothing = np.zeros((len(mask), 1), np.float32)
-            plain = Scores(query, nothing.astype(np.int32), nothing, 0.0)
+            plain = plain._replace(
+                sparse_ids=nothing.astype(np.int32), sparse_mass=nothing, mix=0.0
+            )
             share = mixture.weight if with_reader else 1.0
             weights *= 1.0 - share
             weights[:, :k] += share * np.asarray(mass)
@@ -143,3 +150,11 @@ class Model:
                 memory.engine, self.bank, eligibility=memory.eligibility, top_k=memory.top_k
             )
         return self._searcher
+
+
+def _padded(lists: list[np.ndarray], rows: int) -> np.ndarray:
+    """[rows, entries] int32: a list of item ids per row, 0 after its end."""
+    padded = np.zeros((rows, bucket(max(map(len, lists), default=0))), np.int32)
+    for place, items in enumerate(lists):
+        padded[place, : len(items)] = items
+    return padded

@@ -5,9 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from raserec_jax.batching.windows import prefix_windows
 from raserec_jax.data.splits import Split
 from raserec_jax.evaluation.evaluator import evaluate_ranks
 from raserec_jax.evaluation.ranking import Scores
+from raserec_jax.models.encoder import repeat_bias
 from raserec_jax.models.memory_reader import MemoryReader
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.training.loop import FitResult, FitSettings, fit
@@ -55,26 +57,38 @@ _read_blocks = jax.jit(_read_blocks, static_argnames=("reader", "block"))
 
 
 def reader_evaluator(
-    reader: MemoryReader, memory: Memory, item_table, split: Split, top_k: int
+    reader: MemoryReader, memory: Memory, encoder_params: dict, split: Split, top_k: int
 ) -> Callable[[dict], dict]:
     """params -> validation metrics, with the training bank."""
+    table = encoder_params["item_table"]
 
     def evaluate(params: dict) -> dict:
-        query = augmented_query(reader, params, memory.valid, memory.train_bank, item_table, top_k)
+        query = augmented_query(reader, params, memory.valid, memory.train_bank, table, top_k)
         return evaluate_ranks(
-            *query_ranks(Scores(query), item_table, split, memory.valid.evaluation)
+            *query_ranks(Scores(query), encoder_params, split, memory.valid.evaluation)
         )
 
     return evaluate
 
 
-def run_finetuning(config, item_table, memory: Memory, split: Split, tools: Tools) -> FitResult:
+def run_finetuning(
+    config, encoder_params: dict, memory: Memory, split: Split, tools: Tools
+) -> FitResult:
     """Trains the reader; everything else is a constant on the device, and nothing is searched."""
     reader = make_reader(config)
     top_k = min(config.memory.top_k, memory.example_retrieved.ids.shape[1])
     settings = config.finetune
+    windows = None
+    if repeat_bias(encoder_params) is not None:
+        own = prefix_windows(memory.examples, config.encoder.max_len)
+        windows = (split.log.item_ids, own.starts, own.lengths)
     constants = MemoryConstants(
-        item_table,
+        {
+            name: encoder_params[name]
+            for name in ("item_table", "repeat_bias")
+            if name in encoder_params
+        },
+        windows,
         jnp.asarray(memory.train_bank.keys),
         memory.examples.target_ids,
         jnp.asarray(memory.train_bank.keys),
@@ -87,10 +101,11 @@ def run_finetuning(config, item_table, memory: Memory, split: Split, tools: Tool
         batch_size=settings.batch_size,
         include_padding_class=settings.include_padding_class,
         chunk_items=settings.chunk_items,
+        max_len=config.encoder.max_len,
     )
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    dim = item_table.shape[1]
-    init = reader.init(
+    dim = encoder_params["item_table"].shape[1]
+    init = jax.jit(reader.init)(
         jax.random.fold_in(key, 7),
         jnp.zeros((1, dim)),
         jnp.zeros((1, 1, dim)),
@@ -109,7 +124,7 @@ def run_finetuning(config, item_table, memory: Memory, split: Split, tools: Tool
             config.checkpoint.keep,
         ),
         key=key,
-        evaluate=reader_evaluator(reader, memory, item_table, split, top_k),
+        evaluate=reader_evaluator(reader, memory, encoder_params, split, top_k),
         folder=tools.workdir / "checkpoints" / "finetune",
         best_folder=tools.workdir / "best" / "finetune",
         stage="finetune",

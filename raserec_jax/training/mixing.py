@@ -45,7 +45,7 @@ def choose_mixture(
     query,
     retrieved: Retrieved,
     bank: MemoryBank,
-    item_table,
+    encoder_params: dict,
     split: Split,
     evaluation: EvaluationSet,
     settings,
@@ -72,8 +72,10 @@ def choose_mixture(
             mixture = Mixture(weight, temperature, top_k)
             scores = mixed_scores(query[rows], part, bank, mixture)
             scores = scores._replace(mix=jnp.float32(weight))
-            value = evaluate_ranks(*query_ranks(scores, item_table, split, some))[protocol][metric]
+            value = evaluate_ranks(*query_ranks(scores, encoder_params, split, some))[protocol][
+                metric
+            ]
             if value > best_value:
                 best, best_value = mixture, value
     scores = mixed_scores(query, retrieved, bank, best)
-    return best, evaluate_ranks(*query_ranks(scores, item_table, split, evaluation))
+    return best, evaluate_ranks(*query_ranks(scores, encoder_params, split, evaluation))

@@ -21,8 +21,8 @@ from raserec_jax.batching.feeds import (
 )
 from raserec_jax.batching.sampling import SameTargetIndex, draw_negatives, draw_positives
 from raserec_jax.errors import ConfigError
-from raserec_jax.losses import info_nce, next_item_loss, sampled_softmax_loss
-from raserec_jax.models.encoder import SequenceEncoder
+from raserec_jax.losses import PastItems, info_nce, next_item_loss, sampled_softmax_loss
+from raserec_jax.models.encoder import SequenceEncoder, repeat_bias
 from raserec_jax.models.memory_reader import MemoryReader
 
 CONTRAST_MODES = ("none", "un", "su", "us", "us_x")
@@ -94,6 +94,10 @@ def pretrain_task(
         raise ConfigError(f"contrast.mode={contrast.mode!r} is unknown; use {CONTRAST_MODES}")
     if next_item not in ("full", "sampled"):
         raise ConfigError(f"loss.next_item={next_item!r} is unknown; use 'full' or 'sampled'")
+    if encoder.repeat_bias and next_item != "full":
+        raise ConfigError(
+            "encoder.repeat_bias is learned with loss.next_item='full' only; use that or switch it off"
+        )
 
     def next_item_term(query, params, batch, key):
         if next_item == "full":
@@ -104,6 +108,7 @@ def pretrain_task(
                 batch.weights,
                 include_padding_class=include_padding_class,
                 chunk_items=chunk_items,
+                past=batch_past(query, params, batch),
             )
         negatives = draw_negatives(key, num_negatives, encoder.num_items)
         return sampled_softmax_loss(
@@ -152,6 +157,49 @@ def pretrain_task(
         lambda constants, key: epoch_order(feed._replace(arrays=constants[0]), key),
         loss,
     )
+
+
+def batch_past(query: Array, params: dict, batch: Batch) -> PastItems | None:
+    """What precedes each target of a batch in its own window; None for an encoder without repeat bias."""
+    bias = repeat_bias(params)
+    if bias is None:
+        return None
+    rows, seq = batch.item_ids.shape
+    column = jnp.arange(seq)
+    same = batch.item_ids[:, :, None] == batch.item_ids[:, None, :]
+    same &= batch.segment_ids[:, :, None] == batch.segment_ids[:, None, :]
+    met_before = jnp.any(same & (column[None, :] < column[:, None])[None], axis=2)
+    read_rows, read_columns = batch.read_rows[:, None], batch.read_columns[:, None]
+    place = jnp.arange(rows * seq)[None, :]
+    own = batch.segment_ids.reshape(-1)[None, :] == batch.segment_ids[read_rows, read_columns]
+    own &= (place // seq == read_rows) & (place % seq <= read_columns)
+    items = batch.item_ids.reshape(-1)
+    return PastItems(
+        query @ params["item_table"][items].T - _target_scores(query, params, batch.target_ids),
+        own & ~met_before.reshape(-1)[None, :],
+        jnp.any(own & (items[None, :] == batch.target_ids[:, None]), axis=1),
+        bias,
+    )
+
+
+def window_past(query: Array, params: dict, item_ids: Array, target_ids: Array) -> PastItems | None:
+    """The same for one window per row: item_ids [batch, max_len], 0 = none."""
+    bias = repeat_bias(params)
+    if bias is None:
+        return None
+    item_ids = jnp.sort(item_ids, axis=1)
+    first = item_ids != jnp.pad(item_ids, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    scores = jnp.einsum("bd,bld->bl", query, params["item_table"][item_ids])
+    return PastItems(
+        scores - _target_scores(query, params, target_ids),
+        first & (item_ids > 0),
+        jnp.any(item_ids == target_ids[:, None], axis=1),
+        bias,
+    )
+
+
+def _target_scores(query: Array, params: dict, target_ids: Array) -> Array:
+    return jnp.sum(query * params["item_table"][target_ids], axis=1, keepdims=True)
 
 
 class Pass(NamedTuple):
@@ -221,14 +269,16 @@ def _draw_anchors(weights: Array, count: int, key: Array) -> Array:
 class MemoryConstants(NamedTuple):
     """What stage 2 reads and never changes: the encoder is frozen, so all of it is computed once.
 
-    item_table: [items + 1, dim] the frozen encoder's.
+    encoder_params: the frozen encoder's, of which the item table and the repeat bias are read.
+    windows: (flat item ids, starts, lengths) of the examples' windows; None if there is no repeat bias.
     queries: [examples, dim] user vector of each training example.
     target_ids: [examples] int32.
     memory_keys: [bank, dim]; memory_target_ids: [bank] int32.
     retrieved_ids: [examples, top_k] int32 rows of the bank, -1 = none.
     """
 
-    item_table: Array
+    encoder_params: dict
+    windows: tuple[Array, Array, Array] | None
     queries: Array
     target_ids: Array
     memory_keys: Array
@@ -268,6 +318,7 @@ def finetune_task(
     batch_size: int,
     include_padding_class: bool,
     chunk_items: int,
+    max_len: int = 0,
 ) -> Task:
     """Stage 2: cross-entropy of the augmented user vector; only the reader is trained (RaSeRec 2.4)."""
     count = constants.queries.shape[0]
@@ -281,6 +332,7 @@ def finetune_task(
     def loss(params, constants, order, step_in_epoch, key):
         rows = jax.lax.dynamic_slice(order, (step_in_epoch * batch_size,), (batch_size,))
         weights, rows = (rows >= 0).astype(jnp.float32), jnp.maximum(rows, 0)
+        item_table, target_ids = constants.encoder_params["item_table"], constants.target_ids[rows]
         augmented = read_memories(
             reader,
             params,
@@ -288,18 +340,30 @@ def finetune_task(
             constants.retrieved_ids[rows],
             constants.memory_keys,
             constants.memory_target_ids,
-            constants.item_table,
+            item_table,
             deterministic=False,
             rngs={"dropout": key},
         )
+        past = None
+        if constants.windows is not None:
+            items = _window_items(*constants.windows, rows, max_len)
+            past = window_past(augmented, constants.encoder_params, items, target_ids)
         term = next_item_loss(
             augmented,
-            constants.item_table,
-            constants.target_ids[rows],
+            item_table,
+            target_ids,
             weights,
             include_padding_class=include_padding_class,
             chunk_items=chunk_items,
+            past=past,
         )
         return term, {"next_item_loss": term}
 
     return Task(jax.tree.map(jnp.asarray, constants), steps, order, loss)
+
+
+def _window_items(item_ids, starts, lengths, rows, max_len: int) -> Array:
+    """[batch, max_len] items of each example's window, 0 after its end."""
+    column = jnp.arange(max_len)[None, :]
+    inside = column < lengths[rows][:, None]
+    return jnp.where(inside, item_ids[jnp.where(inside, starts[rows][:, None] + column, 0)], 0)

@@ -104,6 +104,7 @@ def train(
         )
         for stage in STAGES:
             if stage in stages:
+                pipeline.announce(stage)
                 getattr(pipeline, stage)()
     return Run(folder, pipeline.results)
 
@@ -121,6 +122,24 @@ class _Pipeline:
 
     def say(self, text: str) -> None:
         print(text, flush=True)
+
+    def announce(self, stage: str) -> None:
+        """One line before a stage: what it does, or that it is done."""
+        if stage not in STAGES[:-2] or (stage == "control" and not self.config.finetune.control):
+            return
+        if wd.stage_record(self.workdir, stage) is not None:
+            self.say(f"{stage}: done, read from the workdir")
+            return
+        config = self.config
+        examples = int(np.maximum(self.split.train_end - 1, 0).sum())
+        work = {
+            "pretrain": f"the encoder, {examples:,} targets, at most {config.pretrain.stopping.epochs} epochs",
+            "memory": f"a bank of {examples:,} histories and the neighbours of each",
+            "finetune": f"the reader of memories, at most {config.finetune.stopping.epochs} epochs",
+            "mixing": "weight and temperature of the mixture, on validation",
+            "control": "the encoder once more, as many epochs as the reader, without memory",
+        }
+        self.say(f"{stage}: {work[stage]}")
 
     def pretrain(self) -> None:
         """Stage 1."""
@@ -143,10 +162,10 @@ class _Pipeline:
 
     def finetune(self) -> None:
         """Stage 2."""
-        table = self._best("pretrain")["item_table"]
+        params = self._best("pretrain")
         self._fit_stage(
             "finetune",
-            lambda: run_finetuning(self.config, table, self._get_memory(), self.split, self.tools),
+            lambda: run_finetuning(self.config, params, self._get_memory(), self.split, self.tools),
         )
 
     def mixing(self) -> None:
@@ -154,7 +173,7 @@ class _Pipeline:
         if wd.stage_record(self.workdir, "mixing") is not None:
             return
         began = time.perf_counter()
-        memory, table = self._get_memory(), self._best("pretrain")["item_table"]
+        memory, params = self._get_memory(), self._best("pretrain")
         part = memory.valid
         bases = {"mixing": part.query}
         reader_params = self._best("finetune")
@@ -164,7 +183,7 @@ class _Pipeline:
                 reader_params,
                 part,
                 memory.train_bank,
-                table,
+                params["item_table"],
                 self.config.memory.top_k,
             )
         record: dict[str, Any] = {}
@@ -173,7 +192,7 @@ class _Pipeline:
                 query,
                 part.retrieved,
                 memory.train_bank,
-                table,
+                params,
                 self.split,
                 part.evaluation,
                 self.config.mixing,

@@ -17,7 +17,7 @@ from raserec_jax.encoding import EvaluationSet, encode_rows, evaluation_set
 from raserec_jax.errors import ConfigError, DataError
 from raserec_jax.evaluation.evaluator import evaluate_ranks, rank_histories
 from raserec_jax.evaluation.ranking import Scores
-from raserec_jax.models.encoder import SequenceEncoder
+from raserec_jax.models.encoder import SequenceEncoder, repeat_bias
 from raserec_jax.training.loop import FitResult, FitSettings, fit
 from raserec_jax.training.objectives import ContrastSettings, Task, pretrain_task
 from raserec_jax.training.optimizer import make_optimizer
@@ -81,12 +81,12 @@ def make_pretrain_task(config, encoder: SequenceEncoder, split: Split) -> Task:
 
 
 def query_ranks(
-    scores: Scores, item_table, split: Split, queries: EvaluationSet
+    scores: Scores, encoder_params: dict, split: Split, queries: EvaluationSet
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(unfiltered, filtered) rank of every query's target."""
+    """(unfiltered, filtered) rank of every query's target, under the encoder's item table and repeat bias."""
     return rank_histories(
-        scores,
-        item_table,
+        scores._replace(repeat_bias=repeat_bias(encoder_params)),
+        encoder_params["item_table"],
         queries.target_ids,
         split.log.offsets,
         split.log.item_ids,
@@ -107,7 +107,7 @@ def encoder_evaluator(
 
     def evaluate(params: dict) -> dict:
         query = encode_rows(encoder, params, item_ids, rows)
-        return evaluate_ranks(*query_ranks(Scores(query), params["item_table"], split, queries))
+        return evaluate_ranks(*query_ranks(Scores(query), params, split, queries))
 
     return evaluate
 
@@ -127,9 +127,8 @@ def run_pretraining(
     task = make_pretrain_task(config, encoder, split)
     key = jax.random.fold_in(jax.random.key(config.seed), {"pretrain": 1, "control": 3}[stage])
     if init_params is None:
-        init_params = encoder.init(jax.random.fold_in(key, 7), jnp.ones((1, 2), jnp.int32))[
-            "params"
-        ]
+        ids = jnp.ones((1, 2), jnp.int32)
+        init_params = jax.jit(encoder.init)(jax.random.fold_in(key, 7), ids)["params"]
     epochs = settings.epochs if epochs is None else epochs
     optimizer = make_optimizer(
         total_steps=epochs * task.steps_per_epoch, **config.pretrain.optimizer

@@ -146,7 +146,7 @@ def _valid_metrics(
         if mixture is not None and query is not None:
             scores[name] = mixed_scores(query, part.retrieved, bank, mixture)
     for name, one in scores.items():
-        found[name] = evaluate_ranks(*query_ranks(one, table, data, part.evaluation))
+        found[name] = evaluate_ranks(*query_ranks(one, parts.encoder_params, data, part.evaluation))
     return found
 
 

@@ -11,8 +11,10 @@ import numpy as np
 
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.splits import Split
+from raserec_jax.evaluation.evaluator import seen_items
 from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.evaluation.top_items import top_items
+from raserec_jax.models.encoder import repeat_bias
 from raserec_jax.training.finetuning import augmented_query, make_reader
 from raserec_jax.training.remembering import Memory
 from raserec_jax.training.testing import Ranks, TrainedParts, gains, test_metrics
@@ -90,7 +92,15 @@ def show_samples(
     reader = make_reader(config)
     query = augmented_query(reader, parts.reader_params, some, bank, table, top_k)
     weights = memory_weights(reader, parts.reader_params, some, bank, table, top_k)
-    ids, scores = top_items(Scores(query), table, 5, None)
+    scored = Scores(query)
+    bias = repeat_bias(parts.encoder_params)
+    if bias is not None:
+        asked = part.evaluation
+        seen = seen_items(
+            log.offsets, log.item_ids, asked.end_positions[rows], asked.user_ids[rows]
+        )
+        scored = scored._replace(repeat_ids=seen, repeat_bias=bias)
+    ids, scores = top_items(scored, table, 5, None)
 
     def title(item_id: int) -> str:
         label = log.item_labels[item_id]

@@ -51,8 +51,8 @@ def test_ranks(
     queries = evaluation_set(split, "test", max_len=encoder.max_len)
     table = parts.encoder_params["item_table"]
 
-    def rank(scores: Scores, item_table=table) -> Ranks:
-        return Ranks(*query_ranks(scores, item_table, split, queries))
+    def rank(scores: Scores, params: dict = parts.encoder_params) -> Ranks:
+        return Ranks(*query_ranks(scores, params, split, queries))
 
     def encoded(params: dict):
         return encode_rows(encoder, params, jnp.asarray(split.log.item_ids), queries.rows)
@@ -61,7 +61,7 @@ def test_ranks(
     ranks = {"pretrain": rank(Scores(query))}
     if parts.control_params is not None:
         control = parts.control_params
-        ranks["control"] = rank(Scores(encoded(control)), control["item_table"])
+        ranks["control"] = rank(Scores(encoded(control)), control)
     if memory is None:
         return ranks
     banks = {

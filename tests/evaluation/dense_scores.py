@@ -3,9 +3,20 @@
 import numpy as np
 
 
-def dense_scores(query, item_table, sparse_ids=None, sparse_mass=None, mix=None):
+def dense_scores(
+    query,
+    item_table,
+    sparse_ids=None,
+    sparse_mass=None,
+    mix=None,
+    repeat_ids=None,
+    repeat_bias=None,
+):
     """[users, items + 1]; column 0, padding, is NaN: whoever looks at it shows."""
     scores = query.astype(np.float64) @ item_table.astype(np.float64).T
+    if repeat_bias is not None:
+        for row, column in np.argwhere(repeat_ids > 0):
+            scores[row, repeat_ids[row, column]] += repeat_bias
     if mix is not None:
         scores[:, 0] = -np.inf
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))

@@ -69,6 +69,17 @@ def test_mixed_ranks_equal_a_full_sort(seed, distinct, mix):
 
 
 @pytest.mark.parametrize("mix", [None, 0.25])
+@pytest.mark.parametrize("bias", [-2.0, 1.5])
+def test_repeats_get_their_bias(mix, bias):
+    scores, item_table, target_ids, seen_ids = random_case(3, distinct=40, mix=mix)
+    biased = scores._replace(repeat_ids=seen_ids, repeat_bias=bias)
+    found = rank_targets(biased, item_table, target_ids, seen_ids)
+    dense = dense_scores(scores.query, item_table, *biased[1:])
+    np.testing.assert_array_equal(np.stack(found), sorted_ranks(dense, target_ids, seen_ids))
+    assert (np.stack(found) != rank_targets(scores, item_table, target_ids, seen_ids)).any()
+
+
+@pytest.mark.parametrize("mix", [None, 0.25])
 def test_copies_of_an_item_tie_exactly(mix):
     """Real numbers, where two orders of summing differ: copies must still score the same."""
     copies = np.array([3, 127, 128, 255, 300])  # in every chunk, also at its ends
@@ -185,3 +196,12 @@ def test_refuses_what_does_not_fit():
         rank_targets(Scores(query, ids[:, None], None, 0.5), item_table, ids)
     with pytest.raises(ValueError, match=r"shape \(2, entries\); got \(1, 1\) and \(1, 1\)"):
         rank_targets(Scores(query, ids[:1, None], np.ones((1, 1)), 0.5), item_table, ids)
+
+
+def test_half_of_a_repeat_bias_is_refused():
+    scores, item_table, target_ids, seen_ids = random_case(0)
+    with pytest.raises(ValueError, match="repeat_ids and repeat_bias belong together"):
+        rank_targets(scores._replace(repeat_bias=1.0), item_table, target_ids, seen_ids)
+    with pytest.raises(ValueError, match="repeat_ids has shape"):
+        wrong = scores._replace(repeat_bias=1.0, repeat_ids=seen_ids[:3])
+        rank_targets(wrong, item_table, target_ids, seen_ids)

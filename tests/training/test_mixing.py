@@ -83,13 +83,14 @@ def settings_of(**changed):
 
 def choose(case, settings, **kwargs):
     split, evaluation, query, item_table, retrieved, bank = case
-    return choose_mixture(query, retrieved, bank, item_table, split, evaluation, settings, **kwargs)
+    params = {"item_table": item_table}
+    return choose_mixture(query, retrieved, bank, params, split, evaluation, settings, **kwargs)
 
 
 def metrics_with(case, mixture):
     split, evaluation, query, item_table, retrieved, bank = case
     scores = mixed_scores(query, retrieved, bank, mixture)
-    return evaluate_ranks(*query_ranks(scores, item_table, split, evaluation))
+    return evaluate_ranks(*query_ranks(scores, {"item_table": item_table}, split, evaluation))
 
 
 def test_the_best_of_the_grid_is_chosen(case):
@@ -123,7 +124,7 @@ def sizes(monkeypatch):
     """How many users and memories each ranking was of; the ranks themselves are all the same."""
     found = []
 
-    def query_ranks(scores, item_table, split, queries):
+    def query_ranks(scores, encoder_params, split, queries):
         count = len(queries.user_ids)
         assert scores.query.shape[0] == count == len(queries.end_positions)
         found.append(scores.sparse_ids.shape)

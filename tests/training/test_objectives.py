@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from raserec_jax.batching.feeds import FeedArrays, TrainingFeed, packed_feed, prefix_feed
+from raserec_jax.batching.feeds import (
+    FeedArrays,
+    TrainingFeed,
+    packed_feed,
+    prefix_feed,
+    training_batch,
+)
 from raserec_jax.batching.sampling import SameTargetIndex, same_target_index
 from raserec_jax.batching.windows import training_examples
 from raserec_jax.data.interactions import InteractionLog
@@ -158,6 +164,7 @@ def loss_and_gradient(split, mode, max_len, batching):
         inner_dim=8,
         hidden_dropout=0.0,
         attention_dropout=0.0,
+        repeat_bias=mode == "us",
     )
     task = pretrain_task(
         encoder,
@@ -283,7 +290,8 @@ def memory_constants(examples=10, dim=8, bank=7, items=11, top_k=3):
     ids[2] = -1
     ids[3, 1:] = -1
     return MemoryConstants(
-        draw.normal(size=(items + 1, dim)).astype(np.float32),
+        {"item_table": draw.normal(size=(items + 1, dim)).astype(np.float32)},
+        None,
         draw.normal(size=(examples, dim)).astype(np.float32),
         draw.integers(1, items + 1, examples).astype(np.int32),
         draw.normal(size=(bank, dim)).astype(np.float32),
@@ -317,10 +325,10 @@ def test_memories_are_looked_up_when_they_are_read(reader_and_params):
             constants.retrieved_ids,
             constants.memory_keys,
             constants.memory_target_ids,
-            constants.item_table,
+            constants.encoder_params["item_table"],
         )
         ids = constants.retrieved_ids
-        values = constants.item_table[constants.memory_target_ids[ids]]
+        values = constants.encoder_params["item_table"][constants.memory_target_ids[ids]]
         arguments = (constants.queries, constants.memory_keys[ids], values, ids >= 0)
         return read, reader.apply({"params": params}, *arguments)
 
@@ -370,3 +378,74 @@ def test_finetuning_trains_the_reader_alone_and_uses_dropout(reader_and_params):
     assert first == again != other
     assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
+
+
+def loss_by_definition(query, params, history, target):
+    """Cross-entropy with the bias on what the history has, in float64."""
+    scores = np.asarray(query, np.float64) @ np.asarray(params["item_table"], np.float64).T
+    scores[list(set(history))] += 10.0 * float(params["repeat_bias"])
+    scores[0] = -np.inf
+    return float(np.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[target])
+
+
+@pytest.mark.parametrize("bias", [-0.7, 0.3])
+def test_the_repeat_bias_is_part_of_both_stages_losses(bias, small, reader_and_params):
+    """Histories of a few items, so that items and targets repeat."""
+    encoder, feed, examples, params = small
+    params = jax.tree.map(jnp.asarray, params | {"repeat_bias": np.float32(bias)})
+    task = pretrain_task(
+        encoder.clone(repeat_bias=True, hidden_dropout=0.0, attention_dropout=0.0),
+        feed,
+        same_target_index(examples),
+        contrast=contrast("none"),
+        example_users=examples.user_ids,
+        positive_rows=9,
+        **LOSS,
+    )
+    order = task.order(task.constants, jax.random.key(3))
+    batch = training_batch(feed, order, jnp.int32(0))
+    hidden = encoder.apply(
+        {"params": params},
+        batch.item_ids,
+        segment_ids=batch.segment_ids,
+        positions=batch.positions,
+        read=(batch.read_rows, batch.read_columns),
+    )
+    expected, repeats = [], 0
+    for i in np.flatnonzero(batch.weights):
+        row, column = int(batch.read_rows[i]), int(batch.read_columns[i])
+        own = np.asarray(batch.segment_ids[row]) == int(batch.segment_ids[row, column])
+        history = np.asarray(batch.item_ids[row])[own & (np.arange(feed.row_len) <= column)]
+        target = int(batch.target_ids[i])
+        repeats += len(set(history)) < len(history) or target in history
+        expected.append(loss_by_definition(hidden[i], params, history, target))
+    assert repeats > 5
+    found, _ = quick_jit(task.loss)(params, task.constants, order, jnp.int32(0), jax.random.key(0))
+    np.testing.assert_allclose(found, np.mean(expected), rtol=1e-5)
+
+    reader, reader_params = reader_and_params
+    lengths = np.array([3, 5, 1, 6, 2, 6, 4, 6, 3, 5], np.int32)
+    items = np.random.default_rng(0).integers(1, 7, lengths.sum()).astype(np.int32)
+    starts = (np.cumsum(lengths) - lengths).astype(np.int32)
+    constants = memory_constants()
+    constants = constants._replace(
+        encoder_params=constants.encoder_params | {"repeat_bias": np.float32(bias)},
+        windows=(items, starts, lengths),
+        retrieved_ids=np.full_like(constants.retrieved_ids, -1),  # the vectors stay as they are
+    )
+    settings = {"batch_size": 10, "include_padding_class": False, "chunk_items": 16, "max_len": 6}
+    stage = finetune_task(reader, constants, **settings)
+    found, _ = quick_jit(stage.loss)(
+        reader_params,
+        stage.constants,
+        jnp.arange(10, dtype=jnp.int32),
+        jnp.int32(0),
+        jax.random.key(0),
+    )
+    expected = [
+        loss_by_definition(query, constants.encoder_params, items[start : start + length], target)
+        for query, start, length, target in zip(
+            constants.queries, starts, lengths, constants.target_ids, strict=True
+        )
+    ]
+    np.testing.assert_allclose(found, np.mean(expected), rtol=1e-5)
