@@ -1,11 +1,13 @@
 """Repeats the evaluation of a workdir from its checkpoints and compares it with what the run wrote down.
 
 Ends with exit code 1 and a sentence if a metric is another. With --engine the memory is searched anew, metrics may
-differ, and the exit code is 0. Nothing in the workdir is changed.
+differ, and the exit code is 0. With --against nothing is computed again: the test of this workdir is compared with
+another's user by user, which needs the same data and split. Nothing in a workdir is changed.
 
 Examples:
   python launch/evaluate.py --workdir=runs/movielens_100k
   python launch/evaluate.py --workdir=runs/movielens_100k --split=valid
+  python launch/evaluate.py --workdir=runs/a --against=runs/b
 """
 
 import sys
@@ -23,11 +25,19 @@ _ENGINE = flags.DEFINE_enum(
     ["auto", "exact", "scann"],
     "search the memory anew; else the neighbours are used that the run saved",
 )
+_AGAINST = flags.DEFINE_string(
+    "against", None, "another workdir: what this one added on the test, by paired bootstrap"
+)
 
 
 def main(argv: list[str]) -> int:
     """Evaluates."""
     del argv
+    if _AGAINST.value is not None:
+        from raserec_jax.training.comparing import compare, format_comparison
+
+        print(format_comparison(compare(_WORKDIR.value, _AGAINST.value)))
+        return EXIT_DONE
     from raserec_jax.training.reevaluate import reevaluate
 
     found = reevaluate(_WORKDIR.value, _SPLIT.value, _ENGINE.value)

@@ -2,6 +2,7 @@
 
 python launch/train.py --config=configs/raserec.py:movielens_100k --workdir=runs/movielens_100k
 python launch/train.py --config=configs/raserec.py --config.data.interactions=log.tsv --workdir=runs/mine
+python launch/train.py --config=configs/raserec.py:movielens_100k --workdir=runs/three --seeds=0,1,2
 """
 
 from absl import flags
@@ -11,6 +12,11 @@ from raserec_jax import cli
 cli.config_flag()
 _WORKDIR = cli.workdir_flag()
 _STAGES = flags.DEFINE_list("stages", None, "Stages to run, comma-separated; default all.")
+_SEEDS = flags.DEFINE_list(
+    "seeds",
+    None,
+    "Seeds, comma-separated: a run each in WORKDIR/seed_N, then mean and standard deviation; instead of --config.seed.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -19,7 +25,14 @@ def main(argv: list[str]) -> None:
     config = cli.load_config()
     from raserec_jax.training import pipeline
 
-    pipeline.train(config, workdir=_WORKDIR.value, stages=_STAGES.value or pipeline.STAGES)
+    stages = _STAGES.value or pipeline.STAGES
+    if _SEEDS.value is None:
+        pipeline.train(config, workdir=_WORKDIR.value, stages=stages)
+        return
+    from raserec_jax.training.seeds import format_seeds, train_seeds
+
+    seeds = cli.integers("seeds", _SEEDS.value)
+    print(format_seeds(train_seeds(config, _WORKDIR.value, seeds, stages)))
 
 
 if __name__ == "__main__":

@@ -71,6 +71,20 @@ def workdir_flag() -> flags.FlagHolder[str]:
     return flags.DEFINE_string("workdir", None, "folder that holds everything a run makes")
 
 
+def integers(flag: str, values: list[str]) -> list[int]:
+    """The values of a list flag as integers.
+
+    Raises:
+      ConfigError: one is none.
+    """
+    try:
+        return [int(value) for value in values]
+    except ValueError:
+        raise ConfigError(
+            f"--{flag}={','.join(values)} should be integers separated by commas, as in --{flag}=0,1,2"
+        ) from None
+
+
 def require(name: str, example: str) -> None:
     """Makes a flag required; `example` is what the error about its absence shows."""
     _required[name] = example

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from raserec_jax.constants import METRIC_CUTOFFS
+from raserec_jax.data.splits import COLD_RULES, SPLITS
 from raserec_jax.errors import ConfigError
 
 FIELD_HELP = {
@@ -11,7 +12,10 @@ FIELD_HELP = {
     "data.interactions": "file of interactions, TSV, CSV or RecBole .inter",
     "data.item_text": "file with item_id and text columns (also written --config.data.items)",
     "data.min_interactions": "k of the iterated k-core; 1 keeps everything",
-    "data.split": "leave_one_out",
+    "data.split": "leave_one_out, or global_time: two instants for all users",
+    "data.split_times": "instants of global_time (validation from, test from), or quantiles in (0, 1)",
+    "data.cold_users": "keep or drop queries of users without training interactions (global_time)",
+    "data.cold_items": "keep or drop targets that training has not seen (global_time)",
     "encoder.max_len": "items of a history that are looked at",
     "encoder.norm": "post (published) or pre",
     "encoder.repeat_bias": "learn what the score of an item of the history gets; needs the full softmax",
@@ -69,6 +73,11 @@ def check_config(config: ConfigDict) -> None:
                 f"--config.encoder.dim={config.encoder.dim} is not a multiple of "
                 f"--config.{part}.num_heads={config[part].num_heads}; choose one that is"
             )
+    if config.data.split == "global_time" and config.memory.eligibility != "before":
+        raise ConfigError(
+            "--config.data.split=global_time needs --config.memory.eligibility=before, so that no query reads what "
+            f"happened after it; it is {config.memory.eligibility!r}"
+        )
     row_len = config.pretrain.batching.row_len
     if 0 < row_len < config.encoder.max_len:
         raise ConfigError(
@@ -78,7 +87,9 @@ def check_config(config: ConfigDict) -> None:
 
 _ANY = float("inf")
 _CHOICES = {
-    "data.split": ("leave_one_out",),
+    "data.split": SPLITS,
+    "data.cold_users": COLD_RULES,
+    "data.cold_items": COLD_RULES,
     "encoder.norm": ("post", "pre"),
     "pretrain.batching.mode": ("packed", "prefix"),
     "pretrain.batching.long_history": ("chunked", "exact"),

@@ -39,6 +39,9 @@ def raserec_published(dataset: str = "") -> ConfigDict:
                 "item_text": "",
                 "min_interactions": 5,
                 "split": "leave_one_out",
+                "split_times": (0.8, 0.9),
+                "cold_users": "keep",
+                "cold_items": "keep",
             },
             "encoder": {
                 "max_len": 50,

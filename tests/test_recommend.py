@@ -94,12 +94,14 @@ class ByHand:
         )
         return np.asarray(augmented)[0], np.asarray(weights)[0]
 
-    def logits(self, query):
+    def logits(self, query, history):
         """Scores of items 1..V."""
-        return self.table[1:] @ query
+        scores = self.table @ query
+        scores[np.unique(history)] += 10 * self.params["repeat_bias"]
+        return scores[1:]
 
-    def probabilities(self, query):
-        logits = self.logits(query)
+    def probabilities(self, query, history):
+        logits = self.logits(query, history)
         return np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
 
     def mass(self, rows, cosines, temperature):
@@ -142,7 +144,7 @@ def test_recommendations_are_those_computed_by_hand(recommender, by_hand):
         query = by_hand.encode(ids)
         rows, _ = by_hand.neighbours(query, user_id, len(ids), 5)
         augmented, _ = by_hand.read(query, rows)
-        check_order(found, by_hand.logits(augmented), ids, 6)
+        check_order(found, by_hand.logits(augmented, ids), ids, 6)
         assert (found.by_popularity, found.unknown_items) == (False, 0)
 
 
@@ -235,9 +237,9 @@ def test_explanation_holds_what_was_retrieved_and_read(recommender, by_hand):
         assert memory.followed_by.item == log.labels_of(bank.target_ids[row : row + 1]).item()
         np.testing.assert_allclose((memory.cosine, memory.weight), (cosine, weight), rtol=1e-4)
     np.testing.assert_allclose(sum(memory.weight for memory in found.memories), 1, rtol=1e-5)
-    check_order(found.recommendations, by_hand.logits(augmented), ids, 6)
+    check_order(found.recommendations, by_hand.logits(augmented, ids), ids, 6)
     for one in found.recommendations:
-        plain = by_hand.logits(query)[int(one.item[1:]) - 1]
+        plain = by_hand.logits(query, ids)[int(one.item[1:]) - 1]
         np.testing.assert_allclose(one.score_without_memory, plain, rtol=1e-4, atol=1e-6)
         followed = [m.weight for m in found.memories if m.followed_by.item == one.item]
         np.testing.assert_allclose(one.memory_weight, sum(followed), rtol=1e-5)
@@ -296,12 +298,12 @@ def check_mixture(found, by_hand, mixture, *, by_hand_reads):
     query = by_hand.encode(ids)
     rows, cosines = by_hand.neighbours(query, 5, len(ids), mixture["top_k"])
     base = by_hand.read(query, rows[:5])[0] if by_hand_reads else query
-    scores = (1 - weight) * by_hand.probabilities(base)
+    scores = (1 - weight) * by_hand.probabilities(base, ids)
     scores = scores + weight * by_hand.mass(rows, cosines, temperature)
     explained = found.explain(history, 6, user="u05")
     check_order(explained.recommendations, scores, ids, 6)
     for one in explained.recommendations:
-        plain = by_hand.probabilities(query)[int(one.item[1:]) - 1]
+        plain = by_hand.probabilities(query, ids)[int(one.item[1:]) - 1]
         np.testing.assert_allclose(one.score_without_memory, plain, rtol=1e-4)
     assert len(explained.memories) == 8
     np.testing.assert_allclose(sum(memory.weight for memory in explained.memories), 1, rtol=1e-5)
@@ -316,7 +318,7 @@ def test_without_memory_stages_the_encoder_scores(copied, by_hand):
     history = histories_of(by_hand.log, [6])[0]
     ids = by_hand.log.item_ids_of(history)
     explained = found.explain(history, 4)
-    check_order(explained.recommendations, by_hand.logits(by_hand.encode(ids)), ids, 4)
+    check_order(explained.recommendations, by_hand.logits(by_hand.encode(ids), ids), ids, 4)
     assert explained.memories == ()
     for one in explained.recommendations:
         assert (one.score_without_memory, one.memory_weight) == (pytest.approx(one.score), 0.0)

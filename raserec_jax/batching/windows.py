@@ -43,9 +43,19 @@ class Examples(NamedTuple):
 
 def training_examples(split: Split) -> Examples:
     """Every training prefix with its next item (places 1..train_end-1 of each user)."""
+    return _examples(split, np.ones_like(split.train_end), split.train_end)
+
+
+def later_examples(split: Split) -> Examples:
+    """Pairs after training that are known before the test: they join the memory for it."""
+    return _examples(split, np.maximum(split.train_end, 1), split.memory_end)
+
+
+def _examples(split: Split, begin: np.ndarray, end: np.ndarray) -> Examples:
+    """Examples whose targets lie at each user's places begin..end-1."""
     log = split.log
     place = np.arange(log.num_interactions) - log.offsets[log.user_ids]
-    is_target = (place >= 1) & (place < split.train_end[log.user_ids])
+    is_target = (place >= begin[log.user_ids]) & (place < end[log.user_ids])
     places = np.flatnonzero(is_target).astype(np.int32)
     return Examples(
         places, log.item_ids[places], log.user_ids[places], place[places].astype(np.int32)

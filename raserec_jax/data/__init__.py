@@ -5,7 +5,7 @@ from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import ItemText, read_item_text
 from raserec_jax.data.known_sets import DataFiles, locate
 from raserec_jax.data.readers import read_interactions
-from raserec_jax.data.splits import Split, leave_one_out
+from raserec_jax.data.splits import Split, global_time, leave_one_out
 
 __all__ = [
     "DataFiles",
@@ -13,6 +13,7 @@ __all__ = [
     "ItemText",
     "Split",
     "k_core",
+    "global_time",
     "leave_one_out",
     "locate",
     "read_interactions",

@@ -198,4 +198,4 @@ def repeat_bias(params: dict) -> Float[Array, ""] | None:
 
     The parameter is in units of 10 nats, so that Adam's steps, as long as the learning rate, move it within an epoch.
     """
-    return 10.0 * params["repeat_bias"] if "repeat_bias" in params else None
+    return 10.0 * jnp.asarray(params["repeat_bias"]) if "repeat_bias" in params else None

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from raserec_jax.data.interactions import InteractionLog
-from raserec_jax.data.splits import leave_one_out
+from raserec_jax.data.splits import split_log
 from raserec_jax.data.storage import PathLike
 from raserec_jax.errors import ConfigError, DataError
 from raserec_jax.recommend.answers import (
@@ -243,7 +243,7 @@ class Recommender:
         """(item ids, training interactions), most frequent first; of equal ones the lower id."""
         log = self.log
         places = np.arange(log.num_interactions) - log.offsets[log.user_ids]
-        trained = places < leave_one_out(log).train_end[log.user_ids]
+        trained = places < split_log(log, self.config.data).train_end[log.user_ids]
         counts = np.bincount(log.item_ids[trained], minlength=log.num_items + 1)[1:]
         order = np.argsort(-counts, kind="stable")
         return order + 1, counts[order].astype(np.float64)

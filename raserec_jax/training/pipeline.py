@@ -18,7 +18,7 @@ from raserec_jax.data.filters import k_core
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.preparation import read_source
-from raserec_jax.data.splits import Split, leave_one_out
+from raserec_jax.data.splits import Split, split_log
 from raserec_jax.errors import ConfigError
 from raserec_jax.metric_writer import MetricWriter
 from raserec_jax.progress import Progress
@@ -97,7 +97,7 @@ def train(
     folder = wd.open_workdir(workdir, config)
     wd.keep_log(folder, log, item_text)
     with MetricWriter(folder) as writer:
-        pipeline = _Pipeline(config, leave_one_out(log), item_text, folder, writer)
+        pipeline = _Pipeline(config, split_log(log, config.data), item_text, folder, writer)
         pipeline.say(
             f"workdir {folder}; {log.num_users:,} users, {log.num_items:,} items, "
             f"{log.num_interactions:,} interactions; {_devices()}"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from raserec_jax.data.splits import Split, leave_one_out
+from raserec_jax.data.splits import Split, split_log
 from raserec_jax.data.storage import PathLike
 from raserec_jax.encoding import encode_rows, evaluation_set
 from raserec_jax.errors import CheckpointError
@@ -56,7 +56,7 @@ def reevaluate(workdir: PathLike, split: str = "test", engine: str | None = None
     assert split in SPLITS
     opened = open_workdir(workdir)
     results = _test_results(opened) if split == "test" else None
-    data, memory, parts = leave_one_out(opened.log), _memory(opened, split, engine), _parts(opened)
+    data, memory, parts = split_log(opened.log, opened.config.data), _memory(opened, split, engine), _parts(opened)
     if split == "test":
         ranks = test_ranks(opened.config, opened.encoder, data, memory, parts)
         metrics, stored = test_metrics(ranks), _stored_test(results["stages"])
@@ -89,7 +89,7 @@ def _memory(opened: Workdir, split: str, engine: str | None) -> Memory | None:
     bank = opened.bank()
     # Whatever was appended since is left out.
     train_bank, full_bank = (_first_rows(bank, record.get(n)) for n in ("entries_train", "entries"))
-    data, item_ids = leave_one_out(opened.log), jnp.asarray(opened.log.item_ids)
+    data, item_ids = split_log(opened.log, opened.config.data), jnp.asarray(opened.log.item_ids)
 
     def part(name: str, bank: MemoryBank) -> Part:
         queries = evaluation_set(data, name.split("_")[0], max_len=opened.encoder.max_len)

@@ -13,9 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from raserec_jax import checkpoints
-from raserec_jax.batching.windows import Examples, training_examples
+from raserec_jax.batching.packing import default_row_len
+from raserec_jax.batching.windows import (
+    Examples,
+    later_examples,
+    prefix_windows,
+    training_examples,
+)
 from raserec_jax.data.splits import Split
-from raserec_jax.encoding import EvaluationSet, encode_rows, evaluation_set, example_rows
+from raserec_jax.encoding import (
+    EvaluationSet,
+    encode_rows,
+    evaluation_set,
+    example_rows,
+    history_rows,
+)
 from raserec_jax.errors import CheckpointError, ConfigError
 from raserec_jax.models.encoder import SequenceEncoder
 from raserec_jax.report.results import read_json, write_json_atomic
@@ -72,6 +84,19 @@ def build_bank(
     return bank, examples
 
 
+def _with_later_pairs(
+    bank: MemoryBank, encoder: SequenceEncoder, params: dict, split: Split
+) -> MemoryBank:
+    """The bank of training prefixes with the pairs that became known before the test."""
+    later = later_examples(split)
+    windows = prefix_windows(later, encoder.max_len)
+    rows = history_rows(windows, default_row_len(encoder.max_len))
+    keys = encode_rows(encoder, params, jnp.asarray(split.log.item_ids), rows)
+    times = split.log.time_ranks
+    times = None if times is None else times[later.target_places]
+    return bank.append(np.asarray(keys), later.target_ids, later.user_ids, later.lengths, times)
+
+
 def as_queries(query, evaluation: EvaluationSet) -> Queries:
     """Search queries for evaluation queries: whose they are, how long the history is, when the target comes."""
     return Queries(
@@ -97,13 +122,7 @@ def run_memory(
         return queries, encode_rows(encoder, params, item_ids, queries.rows)
 
     valid, test = encoded("valid"), encoded("test")
-    full_bank = train_bank.append(
-        np.asarray(valid[1]),
-        valid[0].target_ids,
-        valid[0].user_ids,
-        valid[0].end_positions,
-        valid[0].times,
-    )
+    full_bank = _with_later_pairs(train_bank, encoder, params, split)
     encode_s = time.perf_counter() - began
     fingerprint = checkpoints.params_fingerprint(params)
     if config.memory.top_k > train_bank.rows:
@@ -162,6 +181,12 @@ class _Search:
             write_json_atomic(self.account, self.report)
         violations = audit(np.asarray(found.ids), bank, queries, self.settings.eligibility)
         self.report["violations"] += len(violations)
+        if len(violations):
+            query, slot = violations[0]
+            raise AssertionError(
+                f"{name}: {len(violations)} retrieved rows that their queries must not see, the first in query "
+                f"{query}, slot {slot}; this is a bug in the search"
+            )
         return found
 
     def _saved(self, path: Path, bank: MemoryBank, queries: Queries) -> Retrieved | None:
