@@ -1,16 +1,20 @@
 """Checkpoints: Orbax writes the arrays, our manifest says that a step is whole.
 
 Orbax stores no checksums: a flipped bit restores silently as wrong weights. So a step is a folder with Orbax's files
-and a `manifest.json` that lists the sha256 of each, what the tree looks like and the state of the run; it gets its
-name by a rename once all of it is on disk. A folder without a valid manifest is no checkpoint.
+and a `manifest.json` that lists the sha256 of each, what the tree looks like and the state of the run, and bears a
+sha256 of its own; it gets its name by a rename once all of it is on disk. A folder without a valid manifest is no
+checkpoint.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +34,29 @@ def save(folder: Path, tree: Any, meta: dict) -> None:
       folder: final place.
       tree: arrays.
       meta: JSON values kept beside them.
+
+    Raises:
+      CheckpointError: it cannot be written (no space, no permission); what was there before is as it was.
     """
     folder = Path(folder).absolute()
     building = folder.with_name(f".building-{folder.name}")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(building / "tree", tree)
-        checkpointer.wait_until_finished()
-    manifest = {"meta": meta, "leaves": _describe(tree), "sha256": _digests(building)}
-    with open(building / "manifest.json", "w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    _replace(building, folder)
+    try:
+        _finish_replacing(folder)
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        with _reported_here(), ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(building / "tree", tree)
+            checkpointer.wait_until_finished()
+        manifest = {"meta": meta, "leaves": _describe(tree), "sha256": _digests(building)}
+        (building / "manifest.json").write_bytes(_manifest_bytes(manifest))
+        _replace(building, folder)
+    except (OSError, ValueError, RuntimeError) as error:  # Orbax: ValueError for a full disk
+        shutil.rmtree(building, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[-200:]
+        raise CheckpointError(
+            f"{folder}: the checkpoint cannot be written ({reason}); free space or make the folder writable and run "
+            "again: earlier checkpoints are as they were"
+        ) from error
 
 
 def restore(folder: Path, template: Any) -> tuple[Any, dict]:
@@ -56,7 +69,7 @@ def restore(folder: Path, template: Any) -> tuple[Any, dict]:
     Raises:
       CheckpointError: absent, truncated, altered, or of another structure.
     """
-    folder = Path(folder).absolute()
+    folder = _whole(folder)
     manifest = _verified_manifest(folder)
     expected = _describe(template)
     if manifest["leaves"] != expected:
@@ -69,14 +82,18 @@ def restore(folder: Path, template: Any) -> tuple[Any, dict]:
 
 def read_meta(folder: Path) -> dict:
     """The meta of a verified checkpoint, without its arrays. Raises CheckpointError as `restore` does."""
-    return _verified_manifest(Path(folder).absolute())["meta"]
+    return _verified_manifest(_whole(folder))["meta"]
 
 
 def save_step(root: Path, step: int, tree: Any, meta: dict, *, keep: int = 2) -> None:
     """Saves a step for resuming and deletes all but the newest `keep`."""
     save(Path(root) / f"{step:09d}", tree, meta)
     for old in step_folders(root)[:-keep]:
-        shutil.rmtree(old)
+        # Under another name first: a kill while files go must not leave what looks like a damaged step.
+        outgoing = old.with_name(f".outgoing-{old.name}")
+        shutil.rmtree(outgoing, ignore_errors=True)
+        old.rename(outgoing)
+        shutil.rmtree(outgoing, ignore_errors=True)
 
 
 def step_folders(root: Path) -> list[Path]:
@@ -90,11 +107,12 @@ def restore_newest(root: Path, template: Any) -> tuple[Any, dict] | None:
     """The newest step that is whole; None if there was never one.
 
     A damaged step is set aside (renamed to `damaged-…`, kept) with one line that says why, and the one before is
-    tried.
+    tried. What a killed process left half-written is removed.
 
     Raises:
       CheckpointError: there are steps, and all of them are damaged; or a step is of another structure.
     """
+    _clear_leftovers(Path(root))
     folders = step_folders(root)
     for folder in reversed(folders):
         try:
@@ -137,13 +155,8 @@ def _verified_manifest(folder: Path) -> dict:
         raise CheckpointError(
             f"{folder}: no checkpoint there (manifest.json is missing); run launch/train.py with this workdir first"
         )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        digests = dict(manifest["sha256"])
-        manifest["leaves"], manifest["meta"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint manifest ({error})") from error
-    found = _digests(folder)
+    manifest = _parsed_manifest(path, path.read_bytes())
+    digests, found = manifest["sha256"], _digests(folder)
     for name in sorted(set(digests) | set(found)):
         if name not in found:
             raise CheckpointError(
@@ -155,6 +168,31 @@ def _verified_manifest(folder: Path) -> dict:
                 "restore it from a copy or train anew"
             )
     return manifest
+
+
+def _parsed_manifest(path: Path, content: bytes) -> dict:
+    """The manifest without its own sha256, which must be that of the rest, written in the one way we write it."""
+    try:
+        manifest = json.loads(content)
+        signed = manifest.pop("manifest_sha256", None) is not None
+        whole = set(manifest) == {"meta", "leaves", "sha256"} and isinstance(
+            manifest["sha256"], dict
+        )
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint manifest ({error})") from error
+    if not whole:
+        raise CheckpointError(f"{path}: not a checkpoint manifest (it lacks a part)")
+    if signed and _manifest_bytes(manifest) != content:
+        raise CheckpointError(
+            f"{path} does not match its recorded sha256 (altered); restore it from a copy or train anew"
+        )
+    return manifest
+
+
+def _manifest_bytes(manifest: dict) -> bytes:
+    """The one way to write a manifest, its own digest included: any other bytes are damage."""
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return json.dumps(manifest | {"manifest_sha256": digest}, indent=1, sort_keys=True).encode()
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -185,20 +223,62 @@ def _difference(folder: Path, found: dict, expected: dict) -> str:
     raise AssertionError("called without a difference")
 
 
+def _whole(folder: Path) -> Path:
+    """The folder; if a kill came while it was being replaced, what it held before."""
+    folder = Path(folder).absolute()
+    outgoing = folder.with_name(f".outgoing-{folder.name}")
+    return outgoing if outgoing.exists() and not folder.exists() else folder
+
+
+def _finish_replacing(folder: Path) -> None:
+    """Puts back what a kill between the two renames of `_replace` left under another name."""
+    if _whole(folder) != folder:
+        _whole(folder).rename(folder)
+
+
 def _replace(building: Path, folder: Path) -> None:
     """Renames a finished folder into place; the old one goes only once the new one is whole."""
     outgoing = folder.with_name(f".outgoing-{folder.name}")
     shutil.rmtree(outgoing, ignore_errors=True)
-    for path in building.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+    for path in [*building.rglob("*"), building]:
+        _flush(path)
     if folder.exists():
         folder.rename(outgoing)
     building.rename(folder)
-    parent = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    _flush(folder.parent)
     shutil.rmtree(outgoing, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _clear_leftovers(root: Path) -> None:
+    """Removes what a killed save or deletion of a step left; a step that was being replaced comes back."""
+    for outgoing in root.glob(".outgoing-*"):
+        step = root / outgoing.name.removeprefix(".outgoing-")
+        newer = [folder for folder in step_folders(root) if folder.name > step.name]
+        if not newer:
+            _finish_replacing(step)
+    for leftover in [*root.glob(".building-*"), *root.glob(".outgoing-*")]:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _reported_here() -> Iterator[None]:
+    """Orbax's threads print a traceback of an error that the caller is told of anyway."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not type(args.thread).__module__.startswith("orbax."):
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before

@@ -17,6 +17,7 @@ raserec_jax settles them.
 """
 
 import difflib
+import errno
 import importlib
 import re
 import sys
@@ -43,6 +44,13 @@ FLAGS = flags.FLAGS
 
 # The documented --config.data.items; a ConfigDict has a method of that name, so the value is called item_text.
 _ITEMS_FLAG = re.compile(r"^(--?config\.data\.)items(?==|$)")
+
+# What the machine, not the program, has to be cured of.
+_DISK_ERRORS = tuple(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO")
+    if hasattr(errno, name)
+)
 
 # Flag -> how to give it; flags that a script cannot do without.
 _required: dict[str, str] = {}
@@ -119,6 +127,12 @@ def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         return _complain(error, EXIT_NON_FINITE)
     except Interrupted as stop:
         return _complain(stop, EXIT_INTERRUPTED, label="interrupted")
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        reason = f"{where}{error.strerror}; free space, or make the folder writable, and run again"
+        return _complain(reason, EXIT_USER)
     except KeyboardInterrupt:
         message = "run the same command again to go on from what was saved"
         return _complain(message, EXIT_INTERRUPTED, label="interrupted")

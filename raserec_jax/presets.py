@@ -21,6 +21,7 @@ def _optimizer(**overrides) -> ConfigDict:
             "clip_norm": 0.0,
             "b1": 0.9,
             "b2": 0.999,
+            "skip_nonfinite": 0,
         }
         | overrides
     )
@@ -139,7 +140,7 @@ def raserec(dataset: str = "") -> ConfigDict:
     if config.encoder.max_len > 100:
         config.pretrain.batching.targets_per_batch = 1024
         config.pretrain.stopping.update(epochs=7, patience=3)
-        config.finetune.stopping.update(epochs=4, patience=2)
+        config.finetune.stopping.update(epochs=2, patience=2)
         config.mixing.update(temperatures=(0.02, 0.05, 0.1), weights=(0.1, 0.2, 0.3, 0.5))
     return config
 

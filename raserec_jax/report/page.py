@@ -13,6 +13,7 @@ from html import escape
 from typing import Any
 
 from raserec_jax.report.facts import facts_list, facts_section
+from raserec_jax.report.groups import groups_section, order_section, recommended_section
 from raserec_jax.report.results import RESULTS_FILE, read_json, write_bytes_atomic
 from raserec_jax.report.samples import samples_section
 from raserec_jax.report.style import CSS
@@ -23,6 +24,7 @@ from raserec_jax.report.tables import (
     STAGE_LABELS,
     Gain,
     Row,
+    baseline_sentence,
     best_values,
     gain_list,
     headline,
@@ -35,6 +37,7 @@ REPORT_FILE = "report.html"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _CAPTIONS = {
     "comparison.png": "Test metrics of the stages side by side, and what memory added",
+    "groups.png": "Test users in groups: by the popularity of the target and by the length of the history",
     "validation.png": "Validation by epoch; a ring marks the best of each curve",
     "loss.png": "Training losses",
 }
@@ -64,6 +67,9 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
         _metrics_section(results, "test", "Test"),
         _gains_section(gain_list(results)),
         _plots_section(write_plots(workdir, results)),
+        groups_section(results),
+        recommended_section(results),
+        order_section(results),
         samples_section(samples),
         _metrics_section(results, "valid", "Validation"),
         facts_section("Memory", (results.get("stages") or {}).get("memory")),
@@ -115,9 +121,11 @@ def _headline_section(results: Mapping[str, Any]) -> str:
         for value, label in tiles
     )
     note = f"Test {HEADLINE_METRIC}, unfiltered: items a user has met may be recommended again."
+    baselines = baseline_sentence(results)
     return (
         f'<section class="headline {mood}"><p>{escape(headline(results))}</p>'
         f'<div class="tiles">{boxes}</div>'
+        + (f"<p>{escape(baselines)}</p>" if baselines else "")
         + (f'<p class="soft">{escape(note)}</p>' if tiles else "")
         + "</section>"
     )

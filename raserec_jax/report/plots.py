@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn without a display: losses, validation curves, stages side by side."""
+"""Pictures of a run, drawn without a display: losses, validation curves, stages side by side, groups of users."""
 
 import io
 import os
@@ -12,22 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from raserec_jax.metric_writer import read_metrics
+from raserec_jax.report.group_plots import draw_groups
+from raserec_jax.report.plot_style import GRID, INK, STAGE_COLORS, style_axes
 from raserec_jax.report.results import write_bytes_atomic
 from raserec_jax.report.tables import PROTOCOLS, STAGE_LABELS, Gain, Row, gain_list, table_rows
 
 PLOTS_FOLDER = "plots"
-# Okabe and Ito's palette, told apart also by the colour-blind; RaSeRec stands out.
-STAGE_COLORS = {
-    "pretrain": "#8a919c",
-    "control": "#e69f00",
-    "mixing": "#009e73",
-    "finetune": "#0072b2",
-    "combined": "#cc79a7",
-}
 _BAR_METRICS = ("HR@10", "NDCG@10", "HR@20", "NDCG@20")
 _VALIDATION_KEY = re.compile(r"(?:.*/)?(?:HR|NDCG|MRR)@[0-9]+")
 _PREFERRED = ("NDCG@10", "HR@10", "MRR@10")
-_INK, _GRID = "#333333", "#e3e5e8"
 _SMOOTHED_FROM = 60  # points; fewer are drawn as they are
 
 
@@ -40,6 +33,7 @@ def write_plots(workdir: str | os.PathLike, results: Mapping[str, Any]) -> list[
     records = read_metrics(workdir)
     figures = {
         "comparison.png": draw_comparison(results),
+        "groups.png": draw_groups(results),
         "validation.png": draw_validation(records),
         "loss.png": draw_losses(records),
     }
@@ -59,7 +53,7 @@ def draw_losses(records: Sequence[Mapping[str, Any]]) -> Figure | None:
         return None
     figure, axes = _panels(len(by_stage), height=3.4)
     for axis, (stage, curves) in zip(axes, by_stage.items(), strict=True):
-        color = STAGE_COLORS.get(stage, _INK)
+        color = STAGE_COLORS.get(stage, INK)
         for rank, (name, (steps, losses)) in enumerate(sorted(curves.items(), key=_main_first)):
             style = ("-", "--", ":", "-.")[rank % 4]  # the sum is drawn through, its parts are not
             _draw_smoothed(
@@ -119,7 +113,7 @@ def _draw_bars(axis: Axes, rows: list[Row], protocol: str) -> None:
         style = {"color": STAGE_COLORS[row.stage], "label": STAGE_LABELS[row.stage]}
         bars = axis.bar(x, values, 0.92 * width, **style)
         labels = [f"{value:.4f}".lstrip("0") for value in values]
-        axis.bar_label(bars, labels, rotation=90, padding=3, fontsize=7.5, color=_INK)
+        axis.bar_label(bars, labels, rotation=90, padding=3, fontsize=7.5, color=INK)
     axis.margins(y=0.22)
     axis.set_xticks(range(len(_BAR_METRICS)), _BAR_METRICS)
     axis.set_title(f"Test, {protocol}")
@@ -143,10 +137,10 @@ def _draw_gain(axis: Axes, gain: Gain) -> None:
             capsize=3,
             label=protocol,
         )
-    axis.axvline(0, color=_INK, linewidth=0.8)
+    axis.axvline(0, color=INK, linewidth=0.8)
     axis.set_yticks(range(len(metrics)), metrics)
     axis.set_ylim(len(metrics) - 0.5, -0.5)
-    axis.grid(axis="x", color=_GRID)
+    axis.grid(axis="x", color=GRID)
     axis.grid(visible=False, axis="y")
     axis.locator_params(axis="x", nbins=4)
     against = STAGE_LABELS.get(gain.against, gain.against).lower()
@@ -158,7 +152,7 @@ def _draw_gain(axis: Axes, gain: Gain) -> None:
 def _draw_stage_validation(axis: Axes, records: Sequence[Mapping[str, Any]], stage: str) -> None:
     for name, (x, values) in sorted(_validation(records, stage).items()):
         style = "--" if _is_filtered(name) else "-"
-        color = STAGE_COLORS.get(stage, _INK)
+        color = STAGE_COLORS.get(stage, INK)
         protocol = "filtered" if _is_filtered(name) else "unfiltered"
         label = f"{STAGE_LABELS.get(stage, stage)}, {protocol}"
         axis.set_ylabel(f"validation {name.rpartition('/')[2]}")
@@ -235,11 +229,7 @@ def _panels(count: int, *, height: float, widths: Sequence[int | float] = ()):
     figure = Figure(figsize=(10 if count > 1 else 6, height), dpi=150, layout="constrained")
     axes = figure.subplots(1, count, squeeze=False, width_ratios=widths or None)[0]
     for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color("#9aa0a8")
-        axis.tick_params(colors=_INK, labelsize=9)
-        axis.grid(axis="y", color=_GRID)
-        axis.set_axisbelow(True)
+        style_axes(axis)
     return figure, axes
 
 

@@ -18,7 +18,13 @@ STAGE_LABELS = {
     "combined": "RaSeRec + mixing",
 }
 _WITH_MEMORY = ("mixing", "finetune", "combined")
-BASELINE_LABELS = {"popularity": "Popularity", "item_knn": "Item kNN", "markov": "Markov chain"}
+BASELINE_LABELS = {
+    "popularity": "Popularity",
+    "recent_popularity": "Recent popularity",
+    "item_knn": "Item kNN",
+    "markov": "Markov chain",
+    "markov_knn": "Markov + kNN",
+}
 
 
 class Row(NamedTuple):
@@ -59,12 +65,18 @@ def _stage_rows(results: Mapping[str, Any], split: str) -> Iterator[Row]:
 
 
 def _baseline_rows(results: Mapping[str, Any], split: str) -> Iterator[Row]:
-    for name, found in (results.get("baselines") or {}).items():
-        found = found or {}
+    baselines = results.get("baselines") or {}
+    known = [name for name in BASELINE_LABELS if name in baselines]
+    for name in [*known, *(name for name in baselines if name not in known)]:
+        found = baselines[name] or {}
+        label = BASELINE_LABELS.get(name, name.replace("_", " "))
         # A baseline has no validation of its own unless it says so.
         metrics = found.get(split) or (split == "test" and "unfiltered" in found and found)
+        with_valid = found.get("test_with_valid") if split == "test" else None
         if metrics:
-            yield Row(BASELINE_LABELS.get(name, name.replace("_", " ")), "baseline", metrics)
+            yield Row(f"{label}, counts train" if with_valid else label, "baseline", metrics)
+        if with_valid:  # as the bank "train+valid" of the stages with memory
+            yield Row(f"{label}, counts train+valid", "baseline", with_valid)
 
 
 def best_values(rows: list[Row], protocol: str) -> dict[str, float]:
@@ -139,6 +151,18 @@ def _test_values(results: Mapping[str, Any], protocol: str) -> dict[str, float]:
     return {stage: value for stage, value in values.items() if value is not None}
 
 
+def baseline_sentence(results: Mapping[str, Any]) -> str:
+    """The best baseline on the test by each protocol; "" without baselines."""
+    rows = list(_baseline_rows(results, "test"))
+    best = []
+    for protocol in PROTOCOLS:
+        reached = [row for row in rows if row.value(protocol, HEADLINE_METRIC) is not None]
+        if reached:
+            row = max(reached, key=lambda row: row.value(protocol, HEADLINE_METRIC))
+            best.append(f"{row.label}: {number(row.value(protocol, HEADLINE_METRIC))} {protocol}")
+    return f"Best baseline by test {HEADLINE_METRIC}: {'; '.join(best)}." if best else ""
+
+
 def _gain_text(gain: Mapping[str, Any], base: float | None, against: str) -> str:
     over = {"control": "the same encoder trained as long without memory", "pretrain": "stage 1"}
     return (
@@ -162,9 +186,9 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 4) -> str:
     """With a sign, and a real minus."""
-    return f"{value:+.4f}".replace("-", MINUS)
+    return f"{value:+.{digits}f}".replace("-", MINUS)
 
 
 def format_results_table(results: Mapping[str, Any]) -> str:
@@ -182,7 +206,8 @@ def format_results_table(results: Mapping[str, Any]) -> str:
         lines.append("")
     if any(best_values(rows, protocol) for protocol in PROTOCOLS):
         lines.append("* best of its column")
-    return "\n".join([*lines, headline(results), *_other_gains(results)])
+    lines += [line for line in (baseline_sentence(results), headline(results)) if line]
+    return "\n".join([*lines, *_other_gains(results)])
 
 
 def _other_gains(results: Mapping[str, Any]) -> Iterator[str]:

@@ -130,4 +130,5 @@ def run_finetuning(
         stage="finetune",
         writer=tools.writer,
         progress=tools.progress,
+        identity=tools.identity,
     )

@@ -1,10 +1,10 @@
 """fit(): the only training loop, for every objective.
 
-Restore, then per epoch: many steps per device call, one validation, one save, maybe stop. A step's batch, dropout
-and draws are functions of (seed, step) alone, so a resumed run goes on as if it had never stopped.
+Restore, then per epoch: many steps per device call, one validation, one save (written while the next epoch runs),
+maybe stop. A step's batch, dropout and draws are functions of (seed, step) alone, so a resumed run goes on as if it
+had never stopped.
 """
 
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +16,14 @@ import numpy as np
 import optax
 
 from raserec_jax import checkpoints
-from raserec_jax.errors import Interrupted, NonFiniteLossError
+from raserec_jax.errors import CheckpointError, Interrupted, NonFiniteLossError
 from raserec_jax.training.early_stopping import EarlyStopping, should_stop, update
 from raserec_jax.training.objectives import Task
+from raserec_jax.training.optimizer import SkipState
+from raserec_jax.training.saving import Saver, host_copy
+from raserec_jax.training.signals import StopFlag
 from raserec_jax.training.state import TrainState, create_state
+from raserec_jax.training.workdir import differences
 
 
 class FitSettings(NamedTuple):
@@ -54,8 +58,10 @@ def make_run_steps(task: Task, optimizer: optax.GradientTransformation) -> Calla
     """A jitted function that runs `count` steps (traced, at most `most`) in one device call.
 
     (state, constants, order, first_step_in_epoch, count, key, most) -> (state, losses [most], metric sums);
-    losses beyond `count` are 0.
+    losses beyond `count` are 0. Where the optimizer skips steps that are not finite, their losses come back as they
+    are and count for nothing in the sums.
     """
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def run_steps(state, constants, order, first, count, key, most):
         def one(i, carry):
@@ -63,8 +69,12 @@ def make_run_steps(task: Task, optimizer: optax.GradientTransformation) -> Calla
             (loss, metrics), grads = jax.value_and_grad(task.loss, has_aux=True)(
                 state.params, constants, order, first + i, jax.random.fold_in(key, state.step)
             )
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
             params = optax.apply_updates(state.params, updates)
+            if isinstance(opt_state, SkipState):
+                metrics = {
+                    name: jnp.where(jnp.isfinite(loss), value, 0) for name, value in metrics.items()
+                }
             sums = {name: sums[name] + value for name, value in metrics.items()}
             return TrainState(state.step + 1, params, opt_state), losses.at[i].set(loss), sums
 
@@ -88,6 +98,7 @@ def fit(
     stage: str,
     writer: Any,
     progress: Callable,
+    identity: dict | None = None,
 ) -> FitResult:
     """Trains until the epochs are over or the metric stops improving; resumes from `folder` if it holds a state.
 
@@ -100,31 +111,39 @@ def fit(
       stage: name in the logs.
       writer: a MetricWriter.
       progress: makes a Progress from (total, desc, unit, initial=).
+      identity: JSON values that name the run (configuration, fingerprint of the data): kept in every checkpoint, and
+        a checkpoint with others is refused.
 
     Raises:
+      CheckpointError: what is to be resumed is damaged or of another run, or the state cannot be written.
       NonFiniteLossError: the loss of a step was NaN or infinite; the checkpoints stay as they were.
       Interrupted: SIGTERM or SIGINT came; the state was saved.
     """
-    run = _Fit(task, optimizer, init_params, settings, key, folder, stage)
+    run = _Fit(task, optimizer, init_params, settings, key, folder, best_folder, stage, identity)
     total = settings.epochs * task.steps_per_epoch
-    with _SignalFlag() as stop, progress(total, stage, "step", initial=run.steps_done) as bar:
+    bar = progress(total, stage, "step", initial=run.steps_done)
+    with StopFlag() as stop, run.saver, bar as bar:
         while run.epoch < settings.epochs and not should_stop(run.stopping, settings.patience):
             averages = run.train_epoch(bar, stop)
-            run.check_params()
+            run.check_state()
             valid = evaluate(run.state.params)
             value = _metric(valid, settings.metric)
             run.stopping = update(run.stopping, value, run.epoch)
+            best = None
             if run.stopping.best_epoch == run.epoch:
-                meta = {"stage": stage, "epoch": run.epoch, "valid": valid, "value": value}
-                checkpoints.save(best_folder, run.state.params, meta)
+                best = {"stage": stage, "epoch": run.epoch, "valid": valid, "value": value}
             metrics = {"train": averages, "valid": valid}
             writer.write(stage, run.steps_done, metrics, epoch=run.epoch)
             bar.line(run.epoch_line(averages["loss"], valid))
-            run.epoch += 1
-            run.save()
+            run.epoch, run.sums = run.epoch + 1, {}
+            run.save(best)
             if stop.is_set:
+                run.saver.wait()
                 raise Interrupted(f"{stage}: stopped after epoch {run.epoch}, state saved")
+    if stop.is_set:  # it came while the last save was under way
+        raise Interrupted(f"{stage}: stopped at its end, state saved")
     params, meta = checkpoints.restore(best_folder, run.state.params)
+    _check_best(best_folder, meta["epoch"] == run.stopping.best_epoch)
     rate = run.steps_done / max(run.seconds, 1e-9)
     return FitResult(
         params, meta["epoch"], meta["value"], run.epoch, meta["valid"], run.seconds, rate
@@ -134,50 +153,81 @@ def fit(
 class _Fit:
     """The state of one fit: what a checkpoint holds, and how an epoch is run."""
 
-    def __init__(self, task, optimizer, init_params, settings, key, folder, stage):
-        self.task, self.settings, self.folder, self.stage = task, settings, folder, stage
+    def __init__(
+        self, task, optimizer, init_params, settings, key, folder, best_folder, stage, identity
+    ):
+        self.task, self.settings, self.stage = task, settings, stage
+        self.folder, self.best_folder, self.saver = folder, best_folder, Saver()
         self.state, self.stopping = create_state(init_params, optimizer), EarlyStopping()
         self.epoch, self.seconds = 0, 0.0
+        self.sums: dict[str, float] = {}  # of the epoch so far
         self.step_key, self.order_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+        self.identity = {
+            **(identity or {}),
+            "key": np.asarray(jax.random.key_data(key)).tolist(),
+            "steps_per_epoch": task.steps_per_epoch,
+        }
         restored = checkpoints.restore_newest(folder, self.state)
         if restored is not None:
-            self.state, meta = restored
-            self.stopping = EarlyStopping(*meta["stopping"])
-            self.epoch, self.seconds = meta["epochs_done"], meta["seconds"]
+            self._resume(*restored)
         self.run_steps = make_run_steps(task, optimizer)
         self.make_order = jax.jit(task.order)
         self.began = time.perf_counter()
         self.first_epoch = self.epoch
 
+    def _resume(self, state: TrainState, meta: dict) -> None:
+        """Takes over what a checkpoint holds; what is wrong with it is better known now than at the end."""
+        differing = differences(meta.get("identity", self.identity), self.identity)
+        if differing:
+            raise CheckpointError(
+                f"{self.folder}: these checkpoints are of another run: {'; '.join(differing[:6])}; give another "
+                "--workdir, or the configuration and data that they were made with"
+            )
+        self.state, self.stopping = state, EarlyStopping(*meta["stopping"])
+        self.epoch, self.seconds = meta["epochs_done"], meta["seconds"]
+        self.sums = meta.get("sums", {})
+        if self.stopping.best_epoch >= 0:
+            # Later than the state's, if the state after it was never saved: then that epoch is run once more.
+            saved = checkpoints.read_meta(self.best_folder)["epoch"]
+            _check_best(self.best_folder, saved >= self.stopping.best_epoch)
+
     @property
     def steps_done(self) -> int:
         return int(self.state.step)
 
-    def save(self) -> None:
+    def save(self, best: dict | None = None) -> None:
+        """Hands the state to the saver: its parameters as the best ones, if `best` says about what, then the step."""
         meta = {
             "stage": self.stage,
             "epochs_done": self.epoch,
             "stopping": list(self.stopping),
             "seconds": self.seconds,
+            "sums": self.sums,
+            "identity": self.identity,
         }
-        checkpoints.save_step(
-            self.folder, self.steps_done, self.state, meta, keep=self.settings.keep
-        )
+        state, step = host_copy(self.state), self.steps_done
 
-    def check_params(self) -> None:
-        """No state is evaluated or saved whose parameters are not finite: the loss would show it a step late."""
-        if not bool(_all_finite(self.state.params)):
+        def write() -> None:
+            if best is not None:
+                checkpoints.save(self.best_folder, state.params, best)
+            checkpoints.save_step(self.folder, step, state, meta, keep=self.settings.keep)
+
+        self.saver.submit(write)
+
+    def check_state(self) -> None:
+        """No state is evaluated or saved that is not finite: the loss would show it a step late."""
+        if not bool(_all_finite(self.state)):
             raise NonFiniteLossError(
-                f"{self.stage}: the loss of step {self.steps_done} is nan: the parameters are no longer finite; the "
-                f"last good checkpoint is kept in {self.folder}; lower the learning rate or set a clip_norm"
+                f"{self.stage}: the loss of step {self.steps_done} is nan: parameters or the optimizer's state are no "
+                f"longer finite; the last good checkpoint is kept in {self.folder}; lower the learning rate or set a "
+                "clip_norm"
             )
 
-    def train_epoch(self, bar, stop: "_SignalFlag") -> dict[str, float]:
-        """Runs what is left of the epoch; averages of the loss and the task's metrics over it."""
+    def train_epoch(self, bar, stop: StopFlag) -> dict[str, float]:
+        """Runs what is left of the epoch; averages of the loss and the task's metrics over all of it."""
         steps = self.task.steps_per_epoch
         order = self.make_order(self.task.constants, jax.random.fold_in(self.order_key, self.epoch))
-        first = done = self.steps_done - self.epoch * steps
-        sums: dict[str, float] = {}
+        done = self.steps_done - self.epoch * steps
         while done < steps:
             began = time.perf_counter()
             count = min(self.settings.steps_per_call, steps - done)
@@ -192,16 +242,41 @@ class _Fit:
             )
             losses = np.asarray(losses)[:count]
             self.seconds += time.perf_counter() - began
-            _check_finite(losses, self.epoch * steps + done, self.stage, self.folder)
-            for name, value in {"loss": losses.sum(), **metrics}.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
+            losses = self._finite(losses, self.epoch * steps + done)
+            found = {"steps": len(losses), "loss": losses.sum(), **metrics}
+            self.sums = {name: self.sums.get(name, 0.0) + float(x) for name, x in found.items()}
             done += count
-            bar.update(count, loss=float(losses.mean()))
+            bar.update(count, loss=float(losses.mean()) if len(losses) else float("nan"))
+            self.saver.check()
             if stop.is_set and done < steps:
-                self.check_params()
+                self.check_state()
                 self.save()
+                self.saver.wait()
                 raise Interrupted(f"{self.stage}: stopped at step {self.steps_done}, state saved")
-        return {name: value / max(done - first, 1) for name, value in sums.items()}
+        averages = {name: x / max(self.sums["steps"], 1.0) for name, x in self.sums.items()}
+        del averages["steps"]
+        if isinstance(self.state.opt_state, SkipState):
+            averages["skipped_steps"] = int(self.state.opt_state.skipped)
+        return averages
+
+    def _finite(self, losses: np.ndarray, first_step: int) -> np.ndarray:
+        """The losses, if all are finite; without those of steps that were skipped, if not too many in a row were."""
+        skipping = self.state.opt_state
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if not isinstance(skipping, SkipState):
+            if len(bad):
+                raise NonFiniteLossError(
+                    f"{self.stage}: the loss of step {first_step + int(bad[0])} is {losses[bad[0]]}; the last good "
+                    f"checkpoint is kept in {self.folder}; lower the learning rate or set a clip_norm"
+                )
+            return losses
+        if bool(skipping.gave_up):
+            raise NonFiniteLossError(
+                f"{self.stage}: too many steps in a row were not finite, {int(skipping.skipped)} skipped by step "
+                f"{self.steps_done}; the last good checkpoint is kept in {self.folder}; lower the learning rate or set "
+                "a clip_norm"
+            )
+        return np.delete(losses, bad)
 
     def epoch_line(self, loss: float, valid: dict) -> str:
         """What an epoch reached, how long epochs take and how many there may be."""
@@ -216,43 +291,16 @@ class _Fit:
         )
 
 
-class _SignalFlag:
-    """Context in which SIGTERM and SIGINT set a flag; a second signal ends the process at once."""
-
-    def __init__(self):
-        self.is_set = False
-        self._previous: dict = {}
-
-    def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._previous[number] = signal.signal(number, self._on_signal)
-            except ValueError:  # not the main thread: the caller keeps its own handling
-                pass
-        return self
-
-    def _on_signal(self, number, frame):
-        if self.is_set:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.is_set = True
-
-    def __exit__(self, *exc_info):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-
 @jax.jit
-def _all_finite(params: dict) -> jax.Array:
-    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]).all()
+def _all_finite(state: TrainState) -> jax.Array:
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]).all()
 
 
-def _check_finite(losses: np.ndarray, first_step: int, stage: str, folder: Path) -> None:
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if len(bad):
-        raise NonFiniteLossError(
-            f"{stage}: the loss of step {first_step + int(bad[0])} is {losses[bad[0]]}; the last good checkpoint "
-            f"is kept in {folder}; lower the learning rate or set a clip_norm"
+def _check_best(folder: Path, fits: bool) -> None:
+    if not fits:
+        raise CheckpointError(
+            f"{folder}: not the best parameters of this run (another epoch's); restore it from a copy, or delete the "
+            "checkpoints of this stage to train it anew"
         )
 
 

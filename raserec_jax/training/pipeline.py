@@ -36,6 +36,7 @@ from raserec_jax.training.mixing import Mixture, choose_mixture
 from raserec_jax.training.pretraining import Tools, make_encoder, run_pretraining
 from raserec_jax.training.remembering import Memory, run_memory
 from raserec_jax.training.results import assemble_results, show_samples
+from raserec_jax.training.signals import interruptible
 from raserec_jax.training.testing import TrainedParts, save_ranks, test_ranks
 
 EMBEDDED_DATASET = "movielens_100k"
@@ -63,6 +64,7 @@ def read_data(config) -> tuple[InteractionLog, ItemText | None]:
     return log, None if text is None else text.restricted_to(log)
 
 
+@interruptible()
 def train(
     config,
     log: InteractionLog | None = None,
@@ -114,7 +116,7 @@ class _Pipeline:
 
     def __init__(self, config, split: Split, text: ItemText | None, workdir: Path, writer):
         self.config, self.split, self.text, self.workdir = config, split, text, workdir
-        self.tools = Tools(workdir, writer, Progress)
+        self.tools = Tools(workdir, writer, Progress, wd.identity(config, split.log))
         self.encoder = make_encoder(config, split.log.num_items)
         self.results: dict = {}
         self._memory: Memory | None = None
@@ -226,7 +228,9 @@ class _Pipeline:
         """The test, once: while no stage changed, its results are read."""
         records = {stage: wd.stage_record(self.workdir, stage) for stage in STAGES[:-2]}
         path = self.workdir / "results.json"
-        if path.exists() and wd.stage_record(self.workdir, "evaluate") == records:
+        evaluated = wd.stage_record(self.workdir, "evaluate")
+        # Records alone are what earlier releases wrote.
+        if path.exists() and evaluated in (records, _evaluated(records, path)):
             self.results = read_json(path)
             self.say(format_results_table(self.results))
             return
@@ -250,7 +254,7 @@ class _Pipeline:
                 self.config, self.split, self.text, memory, parts, self.config.evaluation.samples
             )
             write_json_atomic(self.workdir / "samples.json", samples)
-        wd.finish_stage(self.workdir, "evaluate", records)
+        wd.finish_stage(self.workdir, "evaluate", _evaluated(records, path))
         self.say(format_results_table(self.results))
 
     def report(self) -> None:
@@ -306,6 +310,11 @@ class _Pipeline:
             params = self._best("pretrain")
             self._memory = run_memory(self.config, self.encoder, params, self.split, self.workdir)
         return self._memory
+
+
+def _evaluated(records: dict, results: Path) -> dict:
+    """What was evaluated, and the results of it: altered ones are computed again."""
+    return {"records": records, "results_sha256": wd.file_digest(results)}
 
 
 def _mixture(record: dict | None) -> Mixture | None:

@@ -24,11 +24,12 @@ from raserec_jax.training.optimizer import make_optimizer
 
 
 class Tools(NamedTuple):
-    """What every stage is handed: where it writes and how it reports."""
+    """What every stage is handed: where it writes and how it reports; identity: what its checkpoints belong to."""
 
     workdir: Path
     writer: Any
     progress: Callable
+    identity: dict | None = None
 
 
 def make_encoder(config, num_items: int) -> SequenceEncoder:
@@ -151,4 +152,5 @@ def run_pretraining(
         stage=stage,
         writer=tools.writer,
         progress=tools.progress,
+        identity=tools.identity,
     )

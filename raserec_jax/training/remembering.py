@@ -4,6 +4,7 @@ With the encoder frozen, the query vectors and their neighbours are constants of
 searches. The neighbours found are saved: ScaNN has no seed, and a run can be repeated from them.
 """
 
+import logging
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -30,11 +31,11 @@ from raserec_jax.encoding import (
 )
 from raserec_jax.errors import CheckpointError, ConfigError
 from raserec_jax.models.encoder import SequenceEncoder
-from raserec_jax.report.results import read_json, write_json_atomic
 from raserec_jax.retrieval.eligibility import Queries, audit
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved, load_retrieved, save_retrieved
 from raserec_jax.retrieval.searcher import engine_name, make_searcher, recall_against_exact
+from raserec_jax.training.workdir import read_record, write_record
 
 
 class Part(NamedTuple):
@@ -163,8 +164,7 @@ class _Search:
         self.searcher = None
         self.account = folder / "search.json"
         self.report = {"search_s": 0.0, "build_s": 0.0}
-        if self.account.exists():
-            self.report |= read_json(self.account)
+        self.report |= read_record(self.account) or {}
         self.report["violations"] = 0
 
     def __call__(self, name: str, bank: MemoryBank, queries: Queries) -> Retrieved:
@@ -177,8 +177,9 @@ class _Search:
             found = self.searcher.search(queries, self.top_k)
             jax.block_until_ready(found)
             self.report["search_s"] += time.perf_counter() - began
+            # The account first: neighbours that are there are not searched again, and so not accounted for again.
+            write_record(self.account, self.report)
             save_retrieved(path, found, bank_fingerprint=bank.fingerprint)
-            write_json_atomic(self.account, self.report)
         violations = audit(np.asarray(found.ids), bank, queries, self.settings.eligibility)
         self.report["violations"] += len(violations)
         if len(violations):
@@ -194,7 +195,8 @@ class _Search:
             return None
         try:
             found = load_retrieved(path, bank_fingerprint=bank.fingerprint)
-        except CheckpointError:
+        except CheckpointError as error:
+            logging.getLogger("raserec_jax").warning("searched again: %s", error)
             return None
         return found if found.ids.shape == (len(queries.user_ids), self.top_k) else None
 

@@ -3,12 +3,14 @@
 import importlib.metadata
 import os
 import platform
+import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from raserec_jax.baselines import baseline_metrics
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.splits import Split
 from raserec_jax.evaluation.evaluator import seen_items
@@ -17,16 +19,25 @@ from raserec_jax.evaluation.top_items import top_items
 from raserec_jax.models.encoder import repeat_bias
 from raserec_jax.training.finetuning import augmented_query, make_reader
 from raserec_jax.training.remembering import Memory
-from raserec_jax.training.testing import Ranks, TrainedParts, gains, test_metrics
+from raserec_jax.training.testing import Ranks, TrainedParts, gains, test_groups, test_metrics
 from raserec_jax.training.workdir import plain
 
 _TIMES = ("seconds", "steps_per_second", "encode_s", "search_s", "build_s", "queries_per_s")
 
 
 def assemble_results(
-    config, split: Split, records: dict[str, dict | None], ranks: dict[str, Ranks]
+    config,
+    split: Split,
+    records: dict[str, dict | None],
+    ranks: dict[str, Ranks],
+    details: dict[str, dict] | None = None,
 ) -> tuple[dict, dict]:
-    """(results, timings): what is the same for the same seed, and what is not."""
+    """(results, timings): what is the same for the same seed, and what is not.
+
+    Args:
+      records: what each stage wrote down.
+      ranks, details: of `test_models`; without details neither coverage nor the shuffled histories are told.
+    """
     log, metrics = split.log, test_metrics(ranks)
     stages: dict[str, Any] = {}
     for name in ("pretrain", "finetune", "control"):
@@ -50,6 +61,11 @@ def assemble_results(
     for name in ("mixing", "combined"):
         if name in ranks:
             stages[name]["gain"] = gains(ranks[before], ranks[name], **settings)
+    for name, more in (details or {}).items():
+        stages[name] |= more
+    began = time.perf_counter()
+    baselines, baseline_ranks = baseline_metrics(split)
+    seconds = time.perf_counter() - began
     results = {
         "protocol": {
             "dataset": log.name,
@@ -60,19 +76,22 @@ def assemble_results(
             "num_users": log.num_users,
             "num_items": log.num_items,
             "num_interactions": log.num_interactions,
+            **({"split_counts": split.notes} if split.notes else {}),
         },
         "seed": config.seed,
         "config": plain(config),
         "versions": _versions(),
         "devices": _devices(),
         "stages": stages,
+        "baselines": baselines,
+        "groups": test_groups(config, split, ranks | baseline_ranks),
     }
     timings = {
         name: {key: value for key, value in _flat(record).items() if key.split(".")[-1] in _TIMES}
         for name, record in records.items()
         if record
     }
-    return results, timings
+    return results, timings | {"baselines": {"seconds": seconds}}
 
 
 def show_samples(

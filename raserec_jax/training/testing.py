@@ -1,25 +1,38 @@
 """The test, once: ranks of every test target under each model, their metrics, and what memory added.
 
 Stage 1, its control (the same encoder trained on without memory), the memory reader with the bank of the training
-prefixes and with the validation pairs added, nearest-neighbour mixing, and both together.
+prefixes and with the validation pairs added, nearest-neighbour mixing, and both together. What else is told of them,
+groups of users, coverage and what the order of a history is worth, comes from the same ranks and top lists.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from raserec_jax.baselines.queries import counted_interactions, item_counts, part_queries
 from raserec_jax.data.splits import Split
 from raserec_jax.encoding import encode_rows, evaluation_set
+from raserec_jax.evaluation.coverage import recommended_statistics
 from raserec_jax.evaluation.evaluator import evaluate_ranks
+from raserec_jax.evaluation.groups import (
+    group_metrics,
+    length_groups,
+    length_quantiles,
+    popularity_groups,
+)
 from raserec_jax.evaluation.metrics import paired_bootstrap
 from raserec_jax.evaluation.ranking import Scores
-from raserec_jax.models.encoder import SequenceEncoder
+from raserec_jax.evaluation.recommended import recommended_items
+from raserec_jax.evaluation.shuffling import shuffled_segments
+from raserec_jax.models.encoder import SequenceEncoder, repeat_bias
 from raserec_jax.training.finetuning import augmented_query, make_reader
 from raserec_jax.training.mixing import Mixture, mixed_scores
 from raserec_jax.training.pretraining import query_ranks
 from raserec_jax.training.remembering import Memory
 
+LIST_LENGTH = 10  # of the recommendations whose coverage is told
 GAIN_METRICS = ("NDCG@10", "HR@10", "MRR@10", "NDCG@5", "HR@5", "NDCG@20", "HR@20")
 
 
@@ -49,21 +62,62 @@ def test_ranks(
 ) -> dict[str, Ranks]:
     """Ranks by model: pretrain, control, finetune, finetune_train_bank, mixing, mixing_train_bank, combined."""
     queries = evaluation_set(split, "test", max_len=encoder.max_len)
-    table = parts.encoder_params["item_table"]
+    return {
+        name: Ranks(*query_ranks(scores, params, split, queries))
+        for name, scores, params in _test_scores(config, encoder, split, queries, memory, parts)
+    }
 
-    def rank(scores: Scores, params: dict = parts.encoder_params) -> Ranks:
-        return Ranks(*query_ranks(scores, params, split, queries))
+
+def test_models(
+    config, encoder: SequenceEncoder, split: Split, memory: Memory | None, parts: TrainedParts
+) -> tuple[dict[str, Ranks], dict[str, dict]]:
+    """The ranks of `test_ranks`, and what else results.json tells of a stage, from the same pass.
+
+    Returns:
+      ranks by model, and {stage: {"recommended": {"unfiltered": {"coverage@10", "mean_popularity@10"}, "filtered"},
+      and for "pretrain" "shuffled_history": as `shuffled_history` gives it}}.
+    """
+    queries = evaluation_set(split, "test", max_len=encoder.max_len)
+    popularity = training_popularity(split)
+    ranks: dict[str, Ranks] = {}
+    details: dict[str, dict] = {}
+    for name, scores, params in _test_scores(config, encoder, split, queries, memory, parts):
+        ranks[name] = Ranks(*query_ranks(scores, params, split, queries))
+        if not name.endswith("_train_bank"):
+            lists = recommended_items(
+                scores._replace(repeat_bias=repeat_bias(params)),
+                params["item_table"],
+                min(LIST_LENGTH, split.log.num_items),
+                queries.target_ids,
+                split.log.offsets,
+                split.log.item_ids,
+                queries.end_positions,
+                queries.user_ids,
+            )
+            found = (recommended_statistics(one, popularity) for one in lists)
+            told = dict(zip(Ranks._fields, found, strict=True))
+            details[name] = {"recommended": told}
+    details["pretrain"]["shuffled_history"] = shuffled_history(
+        encoder, parts.encoder_params, split, ranks["pretrain"], **_bootstrap(config)
+    )
+    return ranks, details
+
+
+def _test_scores(
+    config, encoder, split: Split, queries, memory: Memory | None, parts: TrainedParts
+) -> Iterator[tuple[str, Scores, dict]]:
+    """(model, scores of the test queries, parameters of the encoder whose items are scored), one after the other."""
+    own, table = parts.encoder_params, parts.encoder_params["item_table"]
 
     def encoded(params: dict):
         return encode_rows(encoder, params, jnp.asarray(split.log.item_ids), queries.rows)
 
-    query = encoded(parts.encoder_params)
-    ranks = {"pretrain": rank(Scores(query))}
+    query = encoded(own)
+    yield "pretrain", Scores(query), own
     if parts.control_params is not None:
-        control = parts.control_params
-        ranks["control"] = rank(Scores(encoded(control)), control)
+        yield "control", Scores(encoded(parts.control_params)), parts.control_params
     if memory is None:
-        return ranks
+        return
     banks = {
         "": (memory.test, memory.full_bank),
         "_train_bank": (memory.test_train_bank, memory.train_bank),
@@ -74,14 +128,84 @@ def test_ranks(
             augmented = augmented_query(
                 make_reader(config), parts.reader_params, part, bank, table, config.memory.top_k
             )
-            ranks[f"finetune{suffix}"] = rank(Scores(augmented))
+            yield f"finetune{suffix}", Scores(augmented), own
         for name, base, mixture in (
             ("mixing", query, parts.mixture),
             ("combined", augmented, parts.reader_mixture),
         ):
             if mixture is not None and base is not None:
-                ranks[name + suffix] = rank(mixed_scores(base, part.retrieved, bank, mixture))
-    return ranks
+                yield name + suffix, mixed_scores(base, part.retrieved, bank, mixture), own
+
+
+def shuffled_history(
+    encoder: SequenceEncoder,
+    params: dict,
+    split: Split,
+    ordered: Ranks,
+    *,
+    samples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The test once more with the items that the encoder sees of each history in a random order.
+
+    Args:
+      params: the encoder's.
+      ordered: its ranks with the histories as they are.
+      samples, seed: of the bootstrap; the seed also draws the orders.
+
+    Returns:
+      {"unfiltered": {...}, "filtered": {...}, "change": as `gains`: shuffled minus in order}.
+    """
+    queries = evaluation_set(split, "test", max_len=encoder.max_len)
+    places = shuffled_segments(queries.rows.token_places, queries.rows.segment_ids, seed)
+    rows = queries.rows._replace(token_places=places)
+    query = encode_rows(encoder, params, jnp.asarray(split.log.item_ids), rows)
+    shuffled = Ranks(*query_ranks(Scores(query), params, split, queries))
+    change = gains(ordered, shuffled, samples=samples, seed=seed)
+    return evaluate_ranks(*shuffled) | {"change": change}
+
+
+def test_groups(config, split: Split, ranks: Mapping[str, Any]) -> dict[str, list[dict]]:
+    """HR, NDCG and MRR@10 by the popularity of the target and by the length of the history.
+
+    Args:
+      ranks: model -> (unfiltered, filtered), also of baselines; those with the training bank are left out.
+
+    Returns:
+      {"popularity", "length", "length_quantiles"}: lists as `group_metrics` makes them, shortest and least popular
+      first; where RaSeRec has run a group also has "gain": its NDCG@10 minus that of the control (or of stage 1, as
+      "against" says), {"unfiltered": {"mean", "low", "high"}, "filtered": {...}}.
+    """
+    queries, popularity = part_queries(split, "test"), training_popularity(split)
+    shown = {name: one for name, one in ranks.items() if not name.endswith("_train_bank")}
+    groups = {
+        "popularity": popularity_groups(popularity, queries.target_ids),
+        "length": length_groups(queries.end_positions),
+        "length_quantiles": length_quantiles(queries.end_positions),
+    }
+    found = {name: group_metrics(members, shown) for name, members in groups.items()}
+    before = "control" if "control" in ranks else "pretrain"
+    for name, members in groups.items():
+        for group, told in zip(members, found[name], strict=True):
+            if "finetune" in ranks and len(group.rows):
+                told["gain"] = {"against": before} | {
+                    protocol: paired_bootstrap(
+                        first[group.rows], second[group.rows], "NDCG@10", **_bootstrap(config)
+                    )
+                    for protocol, first, second in zip(
+                        Ranks._fields, ranks[before], ranks["finetune"], strict=True
+                    )
+                }
+    return found
+
+
+def training_popularity(split: Split) -> np.ndarray:
+    """[V + 1] int64 training interactions of each item."""
+    return item_counts(counted_interactions(split).item_ids, split.log.num_items)
+
+
+def _bootstrap(config) -> dict[str, int]:
+    return {"samples": config.evaluation.bootstrap_samples, "seed": config.seed}
 
 
 def test_metrics(ranks: dict[str, Ranks]) -> dict[str, dict]:

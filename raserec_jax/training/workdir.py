@@ -2,10 +2,13 @@
 
     config.json  log/  stages/  checkpoints/  best/  memory/  metrics.jsonl  plots/  results.json  report.html
 
-A stage is done when `stages/NAME.json` exists; it is written last, whole, by a rename.
+A stage is done when `stages/NAME.json` exists; it is written last, whole, by a rename. Beside it lies its sha256, in
+the form that `sha256sum -c` reads: a record that was altered is refused.
 """
 
+import hashlib
 import json
+import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -13,8 +16,8 @@ from ml_collections import ConfigDict
 from raserec_jax.data.interactions import ITEMS_FILE, InteractionLog
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.storage import PathLike
-from raserec_jax.errors import ConfigError
-from raserec_jax.report.results import read_json, write_json_atomic
+from raserec_jax.errors import CheckpointError, ConfigError
+from raserec_jax.report.results import read_json, write_bytes_atomic, write_json_atomic
 
 # What may change between two calls on one workdir: how the work is cut up or shown, not its result.
 FREE_KEYS = ("checkpoint", "evaluation.samples")
@@ -30,33 +33,60 @@ def open_workdir(workdir: PathLike, config: ConfigDict) -> Path:
 
     Raises:
       ConfigError: the workdir holds a run of another configuration; the keys that differ are named.
+      CheckpointError: config.json is damaged, or missing beside a run.
     """
     workdir = Path(workdir)
     path = workdir / "config.json"
     given = plain(config)
     if path.exists():
-        differing = _differences(read_json(path), given)
+        saved = read_json(path)
+        if not isinstance(saved, dict):
+            raise CheckpointError(f"{path}: damaged, not a configuration; restore it from a copy")
+        differing = differences(saved, given)
         if differing:
             raise ConfigError(
                 f"{workdir} holds a run of another configuration: {'; '.join(differing[:6])}; "
                 "give another --workdir, or the configuration in its config.json"
             )
+    _refuse_orphans(workdir, path)
     try:
+        _remove_leftovers(workdir)
         write_json_atomic(path, given)
     except OSError as error:
         raise ConfigError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
     return workdir
 
 
-def _differences(saved: dict, given: dict, prefix: str = "") -> list[str]:
+def _refuse_orphans(workdir: Path, path: Path) -> None:
+    """What belongs to every run is written before its first checkpoint: if it is gone, nobody knows whose those are."""
+    if not path.exists() and any((workdir / n).exists() for n in ("stages", "checkpoints", "best")):
+        raise CheckpointError(
+            f"{path} is missing from a workdir that holds a run; restore it from a copy, or give another --workdir"
+        )
+
+
+def _remove_leftovers(workdir: Path) -> None:
+    """Files that a killed process did not get to rename; those of checkpoints and memory are cleared where they lie."""
+    for folder in (workdir, workdir / "stages", workdir / "memory"):
+        for leftover in folder.glob(".*.partial"):
+            leftover.unlink()
+
+
+def identity(config: ConfigDict, log: InteractionLog) -> dict:
+    """What names a run: its configuration and the fingerprint of its data; kept in every checkpoint."""
+    return {"config": plain(config), "data": log.fingerprint()}
+
+
+def differences(saved: dict, given: dict, prefix: str = "") -> list[str]:
+    """In words, each key whose value differs between two nested mappings; what is free to change is left out."""
     found = []
     for key in sorted(set(saved) | set(given)):
         name = f"{prefix}{key}"
-        if name in FREE_KEYS:
+        if name.removeprefix("config.") in FREE_KEYS:
             continue
         old, new = saved.get(key, "absent"), given.get(key, "absent")
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{name}.")
+            found += differences(old, new, f"{name}.")
         elif old != new:
             found.append(f"{name} is {old!r} there and {new!r} here")
     return found
@@ -66,28 +96,77 @@ def keep_log(workdir: Path, log: InteractionLog, text: ItemText | None) -> None:
     """Saves the prepared log in the workdir, or checks that the one there is the same.
 
     Raises:
-      ConfigError: the workdir was made from other data.
+      ConfigError: the workdir was made from other data; what differs is named.
+      CheckpointError: the log is missing beside a run.
+      DataError: the log there is damaged.
     """
     folder = workdir / "log"
+    _refuse_orphans(workdir, folder)
     if not folder.exists():
         log.save(folder)
     saved = InteractionLog.load(folder)
     if saved.fingerprint() != log.fingerprint():
         raise ConfigError(
-            f"{workdir} was made from other data (fingerprint {saved.fingerprint()[:12]}, now "
-            f"{log.fingerprint()[:12]}); give another --workdir"
+            f"{workdir} was made from other data: {'; '.join(differences(_facts(saved), _facts(log)))}; "
+            "give another --workdir, or the data it was made from"
         )
     if text is not None and not (folder / ITEMS_FILE).exists():
         text.save(folder)
 
 
+def _facts(log: InteractionLog) -> dict:
+    return {
+        "users": log.num_users,
+        "items": log.num_items,
+        "interactions": log.num_interactions,
+        "times": "absent" if log.timestamps is None else "present",
+        "fingerprint": log.fingerprint()[:12],
+    }
+
+
 def stage_record(workdir: Path, stage: str) -> dict | None:
-    """What a finished stage wrote down, or None."""
-    path = workdir / "stages" / f"{stage}.json"
-    return read_json(path) if path.exists() else None
+    """What a finished stage wrote down, or None.
+
+    Raises:
+      CheckpointError: the record is damaged.
+    """
+    return read_record(workdir / "stages" / f"{stage}.json")
 
 
 def finish_stage(workdir: Path, stage: str, record: dict) -> dict:
     """Marks a stage as done."""
-    write_json_atomic(workdir / "stages" / f"{stage}.json", record)
+    write_record(workdir / "stages" / f"{stage}.json", record)
     return record
+
+
+def write_record(path: Path, record: dict) -> None:
+    """Writes a JSON file and, before it appears, its sha256 beside it."""
+    building = path.with_name(f".{path.name}.partial")
+    write_json_atomic(building, record)
+    path.unlink(missing_ok=True)  # never a record beside the digest of another
+    digest = f"{file_digest(building)}  {path.name}\n"
+    sidecar = path.with_suffix(".sha256")
+    write_bytes_atomic(sidecar, digest.encode())
+    os.replace(building, path)
+
+
+def read_record(path: Path) -> dict | None:
+    """What `write_record` wrote, None if there is no such file.
+
+    Raises:
+      CheckpointError: the file is damaged, or its digest is.
+    """
+    if not path.exists():
+        return None
+    sidecar = path.with_suffix(".sha256")  # absent beside records of earlier releases
+    if sidecar.exists() and sidecar.read_bytes() != f"{file_digest(path)}  {path.name}\n".encode():
+        raise CheckpointError(
+            f"{path} does not match the sha256 in {sidecar.name} (truncated or altered); remove it and run "
+            "launch/train.py again: the checkpoints of the stage are reused"
+        )
+    return read_json(path)
+
+
+def file_digest(path: Path) -> str | None:
+    """sha256 of a file, None if there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from raserec_jax.errors import CheckpointError, Interrupted, NonFiniteLossError
 from raserec_jax.models.encoder import SequenceEncoder
 from raserec_jax.training import loop
 from raserec_jax.training.objectives import ContrastSettings, pretrain_task
+from raserec_jax.training.optimizer import skip_steps
+from raserec_jax.training.signals import StopFlag
 from raserec_jax.training.state import create_state
 from tests.small_logs import cyclic_split
 from tests.training.toy_fit import (
@@ -152,7 +155,7 @@ def test_a_signal_during_the_last_call_of_an_epoch_finishes_the_epoch(tmp_path, 
 def test_a_second_signal_ends_the_process_at_once(monkeypatch):
     ended = []
     monkeypatch.setattr(signal, "raise_signal", ended.append)
-    with loop._SignalFlag() as flag:
+    with StopFlag() as flag:
         os.kill(os.getpid(), signal.SIGTERM)
         assert flag.is_set and not ended
         os.kill(os.getpid(), signal.SIGTERM)
@@ -199,6 +202,92 @@ def test_a_checkpoint_of_another_task_is_refused(tmp_path):
     run_fit(tmp_path, epochs=1)
     with pytest.raises(CheckpointError, match="made by another configuration"):
         run_fit(tmp_path, epochs=2, params={"w": jnp.zeros(9)})
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    mine = {"config": {"seed": 0, "checkpoint": {"keep": 2}}, "data": "abc"}
+    run_fit(tmp_path, epochs=1, identity=mine)
+    other = {"config": {"seed": 1, "checkpoint": {"keep": 9}}, "data": "def"}
+    words = r"of another run: config.seed is 0 there and 1 here; data is 'abc' there and 'def' here"
+    with pytest.raises(CheckpointError, match=words):
+        run_fit(tmp_path, epochs=2, identity=other)
+    mine["config"]["checkpoint"]["keep"] = 3  # as free as anywhere
+    run_fit(tmp_path, epochs=2, identity=mine)
+
+
+def test_best_parameters_of_another_run_are_refused(tmp_path):
+    run_fit(tmp_path / "a", epochs=2)
+    run_fit(tmp_path / "b", epochs=1)
+    shutil.rmtree(tmp_path / "a" / "best")
+    with pytest.raises(CheckpointError, match="best: no checkpoint there"):
+        run_fit(tmp_path / "a", epochs=3)
+    shutil.copytree(tmp_path / "b" / "best", tmp_path / "a" / "best")
+    with pytest.raises(CheckpointError, match="best: not the best parameters of this run"):
+        run_fit(tmp_path / "a", epochs=3)
+
+
+def test_the_epoch_of_a_stop_is_reported_whole(tmp_path, uninterrupted):
+    """Averages over all of its steps, those before the stop too."""
+
+    writer = Writer()
+    with pytest.raises(Interrupted, match="toy: stopped at step 10, state saved"):
+        run_fit(tmp_path, epochs=3, bar=Bar(_interrupt_at(STEPS + 3)), writer=writer)
+    run_fit(tmp_path, epochs=3, writer=writer)
+    assert writer.written == uninterrupted[2].written
+
+
+SKIPPING = skip_steps(OPTIMIZER, 2)
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, monkeypatch):
+    steps = quick_steps(toy_task(), SKIPPING)
+    monkeypatch.setattr(loop, "make_run_steps", lambda task, optimizer: steps)
+    common = {"task": toy_task(bad_row=4), "optimizer": SKIPPING}
+    writer = Writer()
+    whole = run_fit(tmp_path / "whole", epochs=3, writer=writer, **common)
+    told = [metrics["train"] for *_, metrics in writer.written]
+    assert [averages["skipped_steps"] for averages in told] == [1, 2, 3]  # one in each epoch
+    assert all(np.isfinite(averages["loss"]) for averages in told)
+    # As if the bad row had not been there: the state before and after its step is the same.
+    task, key, state = toy_task(), jax.random.key(5), create_state(init_params(), OPTIMIZER)
+    losses = []
+    for epoch in range(3):
+        order = task.order(None, jax.random.fold_in(jax.random.fold_in(key, 1), epoch))
+        for step in range(STEPS):
+            if int(order[step]) == 4:
+                state = state._replace(step=state.step + 1)
+                continue
+            keys = jax.random.fold_in(key, 0)
+            state, loss, _ = TOY_STEPS(state, task.constants, order, step, 1, keys, most=1)
+            losses.append(float(loss[0]))
+    assert told[0]["loss"] == pytest.approx(np.mean(losses[: STEPS - 1]), rel=1e-6)
+    template = create_state(init_params(), SKIPPING)
+    found = newest_state(tmp_path / "whole", template)[0]
+    assert_same_bits(found.params, state.params)
+    assert_same_bits(found.opt_state.inner, state.opt_state)
+    # And the count goes through a stop.
+    with pytest.raises(Interrupted):
+        run_fit(tmp_path / "parts", epochs=3, bar=Bar(_interrupt_at(STEPS + 3)), **common)
+    resumed = run_fit(tmp_path / "parts", epochs=3, **common)
+    assert_same_bits(resumed.params, whole.params)
+    assert_same_bits(newest_state(tmp_path / "parts", template)[0], found)
+
+
+def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run(tmp_path, monkeypatch):
+    steps = quick_steps(toy_task(), SKIPPING)
+    monkeypatch.setattr(loop, "make_run_steps", lambda task, optimizer: steps)
+    rows = jnp.full((STEPS, 4), jnp.inf)
+    with pytest.raises(NonFiniteLossError, match="too many steps in a row were not finite, 3 skip"):
+        run_fit(tmp_path, epochs=1, task=toy_task()._replace(constants=rows), optimizer=SKIPPING)
+    assert checkpoints.step_folders(tmp_path / "steps") == []
+
+
+def _interrupt_at(step):
+    def interrupt(done):
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return interrupt
 
 
 def test_the_initial_parameters_stay_usable(tmp_path):

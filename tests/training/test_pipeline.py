@@ -17,6 +17,7 @@ from raserec_jax.retrieval.exact import ExactIndex
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import load_retrieved
 from raserec_jax.training.pipeline import train
+from raserec_jax.training.workdir import plain
 from tests.tiny_workdir import STAGES, generated_log, quick_compiles, tiny_config, trained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,7 +140,7 @@ def test_top_k_above_the_bank_is_refused(tiny_workdir, tmp_path):
             path.unlink()
     config = tiny_config()
     config.memory.top_k = 10_000
-    (workdir / "config.json").unlink()
+    (workdir / "config.json").write_text(json.dumps(plain(config)))
     with pytest.raises(
         ConfigError, match=r"config.memory.top_k=10000 but the bank has \d+ entries"
     ):

@@ -74,6 +74,41 @@ def test_a_damaged_configuration_is_refused(tmp_path, config):
         wd.open_workdir(tmp_path, config)
 
 
+@pytest.mark.parametrize("made", ["stages", "checkpoints", "best"])
+def test_a_run_whose_configuration_or_log_is_gone_is_refused(tmp_path, config, made):
+    (tmp_path / made).mkdir()
+    with pytest.raises(CheckpointError, match="config.json is missing from a workdir that holds"):
+        wd.open_workdir(tmp_path, config)
+    with pytest.raises(CheckpointError, match="log is missing from a workdir that holds a run"):
+        wd.keep_log(tmp_path, log_with([5, 6]), None)
+    assert not (tmp_path / "config.json").exists()
+    assert not (tmp_path / "log").exists()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, config):
+    wd.open_workdir(tmp_path, config)
+    wd.finish_stage(tmp_path, "memory", {"entries": 3})
+    for name in (".results.json.77.partial", "stages/.memory.json.partial"):
+        (tmp_path / name).write_text("{")
+    wd.open_workdir(tmp_path, config)
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
+        "config.json",
+        "memory.json",
+        "memory.sha256",
+    ]
+    assert wd.stage_record(tmp_path, "memory") == {"entries": 3}
+
+
+def test_a_record_may_be_written_again_and_one_of_an_earlier_release_be_read(tmp_path):
+    for entries in (3, 4):
+        wd.finish_stage(tmp_path, "memory", {"entries": entries})
+        assert wd.stage_record(tmp_path, "memory") == {"entries": entries}
+    path = tmp_path / "stages" / "memory.json"
+    assert wd.file_digest(path) in path.with_suffix(".sha256").read_text()
+    path.with_suffix(".sha256").unlink()
+    assert wd.stage_record(tmp_path, "memory") == {"entries": 4}
+
+
 def log_with(items):
     return InteractionLog.from_columns([1] * len(items), items)
 
@@ -84,8 +119,8 @@ def test_the_log_is_kept_and_other_data_are_refused(tmp_path):
     assert InteractionLog.load(tmp_path / "log").item_labels.tolist() == [0, 5, 6, 7]
     assert ItemText.load(tmp_path / "log").title_of(6) == "six"
     wd.keep_log(tmp_path, log_with([5, 6, 7]), text)  # the same again
-    with pytest.raises(ConfigError, match="was made from other data .* give another --workdir"):
-        wd.keep_log(tmp_path, log_with([5, 7, 6]), text)
+    with pytest.raises(ConfigError, match="other data: fingerprint.*interactions is 3 there and 4 here; give another"):
+        wd.keep_log(tmp_path, log_with([5, 7, 6, 5]), text)
 
 
 def test_a_stage_is_done_once_it_has_a_record(tmp_path):

@@ -132,6 +132,7 @@ def run_fit(folder, epochs: int, task=None, evaluate=shrinking, bar=None, writer
         stage="toy",
         writer=writer or Writer(),
         progress=bar or Bar(),
+        identity=settings.pop("identity", None),
     )
 
 
