@@ -56,7 +56,11 @@ def reevaluate(workdir: PathLike, split: str = "test", engine: str | None = None
     assert split in SPLITS
     opened = open_workdir(workdir)
     results = _test_results(opened) if split == "test" else None
-    data, memory, parts = split_log(opened.log, opened.config.data), _memory(opened, split, engine), _parts(opened)
+    data, memory, parts = (
+        split_log(opened.log, opened.config.data),
+        _memory(opened, split, engine),
+        _parts(opened),
+    )
     if split == "test":
         ranks = test_ranks(opened.config, opened.encoder, data, memory, parts)
         metrics, stored = test_metrics(ranks), _stored_test(results["stages"])

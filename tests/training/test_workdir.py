@@ -119,7 +119,10 @@ def test_the_log_is_kept_and_other_data_are_refused(tmp_path):
     assert InteractionLog.load(tmp_path / "log").item_labels.tolist() == [0, 5, 6, 7]
     assert ItemText.load(tmp_path / "log").title_of(6) == "six"
     wd.keep_log(tmp_path, log_with([5, 6, 7]), text)  # the same again
-    with pytest.raises(ConfigError, match="other data: fingerprint.*interactions is 3 there and 4 here; give another"):
+    with pytest.raises(
+        ConfigError,
+        match="other data: fingerprint.*interactions is 3 there and 4 here; give another",
+    ):
         wd.keep_log(tmp_path, log_with([5, 7, 6, 5]), text)
 
 
