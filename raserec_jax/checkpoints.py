@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -77,7 +78,8 @@ def restore(folder: Path, template: Any) -> tuple[Any, dict]:
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), template)
     with ocp.StandardCheckpointer() as checkpointer:
         tree = checkpointer.restore(folder / "tree", abstract)
-    return tree, manifest["meta"]
+    # What was saved from the host comes back on the host: once onto the device, not at every call.
+    return jax.tree.map(jnp.array, tree), manifest["meta"]
 
 
 def read_meta(folder: Path) -> dict:

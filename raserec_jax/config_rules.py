@@ -2,8 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from raserec_jax.constants import METRIC_CUTOFFS
-from raserec_jax.data.splits import COLD_RULES, SPLITS
+from raserec_jax.constants import COLD_RULES, METRIC_CUTOFFS, SPLITS
 from raserec_jax.errors import ConfigError
 
 FIELD_HELP = {

@@ -6,5 +6,11 @@ PAD_ID = 0
 NO_ROW = -1
 """Row id meaning "no such row" in retrieved and neighbour tables."""
 
+SPLITS = ("leave_one_out", "global_time")
+"""How a log is split; `data.splits` makes them."""
+
+COLD_RULES = ("keep", "drop")
+"""What is done with queries of users, or targets, that training has not seen."""
+
 METRIC_CUTOFFS = (1, 5, 10, 20, 50)
 """Cutoffs at which HR, NDCG and MRR are reported."""

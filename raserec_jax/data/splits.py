@@ -5,11 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from raserec_jax.constants import COLD_RULES, SPLITS
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.errors import ConfigError, DataError
-
-SPLITS = ("leave_one_out", "global_time")
-COLD_RULES = ("keep", "drop")
 
 
 class Split(NamedTuple):
