@@ -26,6 +26,7 @@ ALLOWED = {
     "losses": set(),
     "retrieval": set(),
     "evaluation": set(),
+    "baselines": {"data", "evaluation"},
     "batching": {"data"},
     "encoding": {"batching", "data", "models"},
     "semantic": {"retrieval"},

@@ -37,7 +37,7 @@ from raserec_jax.training.pretraining import Tools, make_encoder, run_pretrainin
 from raserec_jax.training.remembering import Memory, run_memory
 from raserec_jax.training.results import assemble_results, show_samples
 from raserec_jax.training.signals import interruptible
-from raserec_jax.training.testing import TrainedParts, save_ranks, test_ranks
+from raserec_jax.training.testing import TrainedParts, save_ranks, test_models
 
 EMBEDDED_DATASET = "movielens_100k"
 """Read when the configuration names no data."""
@@ -243,10 +243,10 @@ class _Pipeline:
             _mixture(mixing.get("mixing")),
             _mixture(mixing.get("combined")),
         )
-        ranks = test_ranks(self.config, self.encoder, self.split, memory, parts)
+        ranks, details = test_models(self.config, self.encoder, self.split, memory, parts)
         users = self.split.log.user_labels[np.flatnonzero(self.split.test_position > 0)]
         save_ranks(self.workdir / "ranks.npz", ranks, users)
-        self.results, timings = assemble_results(self.config, self.split, records, ranks)
+        self.results, timings = assemble_results(self.config, self.split, records, ranks, details)
         write_results(self.workdir, self.results)
         write_json_atomic(self.workdir / "timings.json", timings)
         if memory is not None:
