@@ -3,22 +3,46 @@
 Examples:
   python launch/prepare_data.py --dataset=movielens_100k
   python launch/prepare_data.py --interactions=log.tsv.gz --items=items.tsv.gz --output=prepared
+  python launch/prepare_data.py --interactions=ratings.dat --min_rating=4 --from_date=2001-01-01
+  python launch/prepare_data.py --interactions=sales.csv --columns=user_id=customer,item_id=sku,timestamp=when
 """
 
 from absl import flags
 
 from raserec_jax import cli
 from raserec_jax.data import preparation
+from raserec_jax.data.filters import DUPLICATES, Filters
+from raserec_jax.data.formats import FORMATS
 
 _INTERACTIONS = flags.DEFINE_string(
     "interactions",
     None,
-    "TSV or CSV with user_id, item_id and, if known, position and timestamp; or RecBole .inter; "
-    "or a saved log's folder",
+    "file of interactions, gzipped or not: TSV, CSV, RecBole .inter, lines of a user and items, MovieLens or Amazon "
+    "ratings, JSON lines, Parquet; or a saved log's folder",
 )
 _DATASET = flags.DEFINE_string("dataset", None, "a known data set, in place of --interactions")
+_FORMAT = flags.DEFINE_string("format", "auto", f"of --interactions: auto, {', '.join(FORMATS)}")
+_COLUMNS = flags.DEFINE_string(
+    "columns", "", "names that --interactions gives to columns, such as user_id=who,timestamp=when"
+)
 _ITEMS = flags.DEFINE_string(
-    "items", None, "TSV or CSV with item_id and text columns, or RecBole .item"
+    "items",
+    None,
+    "TSV, CSV, JSON lines or Parquet with item_id and text columns, RecBole .item, MovieLens or Amazon metadata",
+)
+_MIN_RATING = flags.DEFINE_float("min_rating", None, "leave out interactions rated lower")
+_FROM_DATE = flags.DEFINE_string(
+    "from_date",
+    "",
+    "first time to keep: 2014-07-23, 2014-07-23T10:00 (UTC), or a number in the file's unit",
+)
+_TO_DATE = flags.DEFINE_string("to_date", "", "last time to keep; a date is that whole day")
+_DUPLICATES = flags.DEFINE_enum(
+    "duplicates", "all", DUPLICATES, "which of a user's interactions with one item to keep"
+)
+_MIN_HISTORY = flags.DEFINE_integer("min_history", 1, "interactions; shorter users are left out")
+_MAX_HISTORY = flags.DEFINE_integer(
+    "max_history", 0, "interactions; longer users are left out; 0 = no limit"
 )
 _MIN_INTERACTIONS = flags.DEFINE_integer(
     "min_interactions", 5, "interactions of each user and of each item, iterated; 1 keeps all"
@@ -28,12 +52,23 @@ _OUTPUT = flags.DEFINE_string("output", None, "folder to save to; without it, no
 
 def main(argv):
     del argv
+    filters = Filters(
+        min_rating=_MIN_RATING.value,
+        from_date=_FROM_DATE.value,
+        to_date=_TO_DATE.value,
+        duplicates=_DUPLICATES.value,
+        min_history=_MIN_HISTORY.value,
+        max_history=_MAX_HISTORY.value,
+        min_interactions=_MIN_INTERACTIONS.value,
+    )
     print(
         preparation.prepare(
             interactions=_INTERACTIONS.value,
             dataset=_DATASET.value,
             items=_ITEMS.value,
-            min_interactions=_MIN_INTERACTIONS.value,
+            format=_FORMAT.value,
+            columns=_COLUMNS.value,
+            filters=filters,
             output=_OUTPUT.value,
         )
     )

@@ -1,9 +1,162 @@
-"""Filters: from a log to a smaller one with dense ids."""
+"""Filters: from a log to a smaller one with dense ids. Ratings are filtered where they are: in `read_interactions`."""
+
+import dataclasses
 
 import numpy as np
 
+from raserec_jax.data.dates import Bound, in_words, parse_bound
 from raserec_jax.data.interactions import InteractionLog
-from raserec_jax.errors import DataError
+from raserec_jax.data.sorting import stable_order
+from raserec_jax.errors import ConfigError, DataError
+
+DUPLICATES = ("all", "first", "last")
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """What of a source becomes a log; the order is that of the fields.
+
+    Attributes:
+      min_rating: interactions with a lower rating are left out, while reading.
+      from_date, to_date: the first and the last time to keep, both included: an ISO date or time (UTC unless it says
+        otherwise; a date is that whole day), or a number in the file's own unit.
+      duplicates: of a user's interactions with one item keep "all", or only the "first" or "last" in time.
+      min_history, max_history: users with fewer or more interactions, after the filters above, are left out;
+        max_history 0 = no limit.
+      min_interactions: k of the iterated k-core over users and items; 1 keeps everything. min_history holds after it
+        too.
+
+    None, or an empty string, is no filter, so that flags and configurations can carry them.
+
+    Raises:
+      ConfigError: a value that cannot be one.
+    """
+
+    min_rating: int | float | str | None = None
+    from_date: str | int | float | None = None
+    to_date: str | int | float | None = None
+    duplicates: str = "all"
+    min_history: int = 1
+    max_history: int = 0
+    min_interactions: int = 5
+
+    def __post_init__(self):
+        object.__setattr__(self, "min_rating", _rating(self.min_rating))
+        for name in ("from_date", "to_date"):
+            value = getattr(self, name)
+            parse_bound(name, value)
+            object.__setattr__(self, name, None if value == "" else value)
+        if self.duplicates not in DUPLICATES:
+            raise ConfigError(
+                f"duplicates={self.duplicates!r:.80} is not usable; expected one of {', '.join(DUPLICATES)}"
+            )
+        for name, least in (("min_history", 1), ("max_history", 0), ("min_interactions", 1)):
+            if getattr(self, name) < least:
+                nothing = "no limit" if least == 0 else "keeps everything"
+                raise ConfigError(
+                    f"{name}={getattr(self, name)}, expected at least {least} ({least} {nothing})"
+                )
+        if 0 < self.max_history < self.min_history:
+            raise ConfigError(
+                f"max_history={self.max_history} is below min_history={self.min_history}, so nobody would be left; "
+                "raise it, or give 0 for no limit"
+            )
+
+    @classmethod
+    def of(cls, settings) -> "Filters":
+        """The filters of `config.data`, or of anything with attributes of these names.
+
+        Raises:
+          ConfigError: a value that cannot be one.
+        """
+        return cls(
+            **{field.name: getattr(settings, field.name) for field in dataclasses.fields(cls)}
+        )
+
+    def title(self) -> str:
+        """Of a column about what is left."""
+        only_core = dataclasses.replace(self, min_interactions=5) == Filters()
+        return f"{self.min_interactions}-core" if only_core else "filtered"
+
+    def apply(self, log: InteractionLog) -> InteractionLog:
+        """All but `min_rating`.
+
+        Raises:
+          DataError: nothing is left, or dates were given for a log without times.
+          ConfigError: a date that cannot be compared with the log's times.
+        """
+        log = between(log, self.from_date, self.to_date)
+        log = without_duplicates(log, self.duplicates)
+        log = of_length(log, self.min_history, self.max_history)
+        return core(log, max(self.min_history, self.min_interactions), self.min_interactions)
+
+
+def between(
+    log: InteractionLog, from_date: str | int | float | None, to_date: str | int | float | None
+) -> InteractionLog:
+    """Keeps the interactions of a range of time; bounds as `Filters` says.
+
+    Raises:
+      DataError: nothing is left, or the log has no times.
+      ConfigError: a bound that is none, or an ISO date and times that are no Unix times.
+    """
+    bounds = [
+        Bound("from_date", parse_bound("from_date", from_date), is_end=False),
+        Bound("to_date", parse_bound("to_date", to_date), is_end=True),
+    ]
+    bounds = [bound for bound in bounds if bound.value is not None]
+    if not bounds:
+        return log
+    if log.timestamps is None:
+        raise DataError(
+            f"{log.name}: {bounds[0].name} is given, but its interactions have no times; leave it out"
+        )
+    keep = np.ones(log.num_interactions, bool)
+    for bound in bounds:
+        keep &= bound.holds(log.timestamps)
+    if not keep.any():
+        first, last = (in_words(time) for time in (log.timestamps.min(), log.timestamps.max()))
+        given = " and ".join(f"{bound.name}={bound.value}" for bound in bounds)
+        raise DataError(
+            f"{log.name}: no interaction is left with {given}: its times run from {first} to {last}; "
+            "widen the range"
+        )
+    return log if keep.all() else log.select(keep)
+
+
+def without_duplicates(log: InteractionLog, keep: str = "first") -> InteractionLog:
+    """Keeps one of a user's interactions with an item: the "first" or the "last" in the user's order; or "all"."""
+    if keep == "all":
+        return log
+    order = stable_order(log.user_ids, log.item_ids)
+    order = np.arange(log.num_interactions) if order is None else order
+    users, items = log.user_ids[order], log.item_ids[order]
+    changes = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+    chosen = np.ones(order.size, bool)
+    if keep == "first":
+        chosen[1:] = changes
+    else:
+        chosen[:-1] = changes
+    rows = np.zeros(order.size, bool)
+    rows[order[chosen]] = True
+    return log if rows.all() else log.select(rows)
+
+
+def of_length(log: InteractionLog, at_least: int = 1, at_most: int = 0) -> InteractionLog:
+    """Keeps the users with so many interactions; at_most 0 = no limit.
+
+    Raises:
+      DataError: nobody is left.
+    """
+    lengths = log.lengths
+    users = (lengths >= at_least) & ((at_most == 0) | (lengths <= at_most))
+    if not users.any():
+        limits = f"min_history={at_least} and max_history={at_most or 'none'}"
+        raise DataError(
+            f"{log.name}: no user is left with {limits}: histories have {lengths.min()} to {lengths.max()} "
+            "interactions; widen the limits"
+        )
+    return log if users.all() else log.select(users[log.user_ids])
 
 
 def k_core(log: InteractionLog, k: int = 5) -> InteractionLog:
@@ -18,25 +171,42 @@ def k_core(log: InteractionLog, k: int = 5) -> InteractionLog:
     Raises:
       DataError: nothing is left.
     """
-    if k <= 1:
+    return core(log, k, k)
+
+
+def core(log: InteractionLog, per_user: int, per_item: int) -> InteractionLog:
+    """As `k_core`, with a number for users and one for items."""
+    if max(per_user, per_item) <= 1:
         return log
     users, items = log.user_ids, log.item_ids
-    rows = np.arange(log.num_interactions)
-    while rows.size:
-        of_user = np.bincount(users[rows])[users[rows]]
-        of_item = np.bincount(items[rows])[items[rows]]
-        keep = (of_user >= k) & (of_item >= k)
-        if keep.all():
+    of_user, of_item = np.bincount(users), np.bincount(items)
+    alive = np.ones(log.num_interactions, bool)
+    while True:
+        drop = ((of_item > 0) & (of_item < per_item))[items]
+        drop |= ((of_user > 0) & (of_user < per_user))[users]
+        drop &= alive
+        rows = np.flatnonzero(drop)
+        if not rows.size:
             break
-        rows = rows[keep]
-    if not rows.size:
+        alive[rows] = False
+        of_user -= np.bincount(users[rows], minlength=of_user.size)
+        of_item -= np.bincount(items[rows], minlength=of_item.size)
+    if not of_user.any():
         raise DataError(
-            f"{log.name}: no user left with at least {k} interactions per user and per item (at "
+            f"{log.name}: no user left with at least {per_user} interactions and items with at least {per_item} (at "
             f"most a user has {log.lengths.max()}, an item {np.bincount(items).max()}); "
             "lower min_interactions"
         )
-    if rows.size == log.num_interactions:
-        return log
-    keep = np.zeros(log.num_interactions, bool)
-    keep[rows] = True
-    return log.select(keep)
+    return log if alive.all() else log.select(alive)
+
+
+def _rating(value: int | float | str | None) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        rating = float(value)
+    except ValueError:
+        rating = np.nan
+    if not np.isfinite(rating):
+        raise ConfigError(f"min_rating={value!r:.80} is not usable; expected a number such as 4")
+    return rating

@@ -13,6 +13,7 @@ import numpy as np
 from raserec_jax.data import storage
 from raserec_jax.data.checks import as_numbers, check_log
 from raserec_jax.data.labels import LabelIndex, densify
+from raserec_jax.data.sorting import present, stable_order
 from raserec_jax.errors import DataError
 
 _KIND = "InteractionLog"
@@ -73,22 +74,48 @@ class InteractionLog:
           DataError: columns of different length, no rows, an id that is empty or no integer or
             string, or a position or time that is no finite number.
         """
-        user_codes, user_labels = densify(users, "user")
-        item_codes, item_labels = densify(items, "item")
-        times = None if timestamp is None else as_numbers(timestamp, "timestamp")
-        keys = times if position is None else as_numbers(position, "position")
-        for what, column in (("items", item_codes), ("timestamps", times), ("positions", keys)):
+        return cls.from_codes(
+            densify(users, "user"),
+            densify(items, "item"),
+            position=None if position is None else as_numbers(position, "position"),
+            timestamp=None if timestamp is None else as_numbers(timestamp, "timestamp"),
+            name=name,
+        )
+
+    @classmethod
+    def from_codes(
+        cls,
+        users: tuple[np.ndarray, np.ndarray],
+        items: tuple[np.ndarray, np.ndarray],
+        *,
+        position: np.ndarray | None = None,
+        timestamp: np.ndarray | None = None,
+        name: str = "log",
+    ) -> "InteractionLog":
+        """As `from_columns`, with ids that `labels.densify` has numbered.
+
+        Args:
+          users, items: codes [N] int32 from 0, and labels [n] increasing.
+          position, timestamp: [N] int64 or finite float64.
+
+        Raises:
+          DataError: columns of different length, or no rows.
+        """
+        (user_codes, user_labels), (item_codes, item_labels) = users, items
+        columns = {"items": item_codes, "timestamps": timestamp, "positions": position}
+        for what, column in columns.items():
             if column is not None and len(column) != len(user_codes):
                 raise DataError(
                     f"{len(column)} {what} for {len(user_codes)} users; give one per interaction"
                 )
         if not len(user_codes):
             raise DataError(f"{name}: no interactions; a log needs at least one")
-        order = np.lexsort((user_codes,) if keys is None else (keys, user_codes))  # stable
+        order = stable_order(user_codes, timestamp if position is None else position)
+        rows = slice(None) if order is None else order
         return cls(
-            user_ids=user_codes[order],
-            item_ids=item_codes[order] + np.int32(1),
-            timestamps=None if times is None else times[order],
+            user_ids=user_codes[rows],
+            item_ids=item_codes[rows] + np.int32(1),
+            timestamps=None if timestamp is None else timestamp[rows],
             user_labels=user_labels,
             item_labels=_with_padding(item_labels),
             name=name,
@@ -177,11 +204,11 @@ class InteractionLog:
         if not keep.any():
             count = self.num_interactions
             raise DataError(f"{self.name}: none of its {count} interactions is left; filter less")
-        users, user_codes = np.unique(self.user_ids[keep], return_inverse=True)
-        items, item_codes = np.unique(self.item_ids[keep], return_inverse=True)
+        users, user_codes = present(self.user_ids[keep], self.num_users)
+        items, item_codes = present(self.item_ids[keep], self.num_items + 1)
         return InteractionLog(
-            user_ids=user_codes.astype(np.int32),
-            item_ids=item_codes.astype(np.int32) + np.int32(1),
+            user_ids=user_codes,
+            item_ids=item_codes + np.int32(1),
             timestamps=None if self.timestamps is None else self.timestamps[keep],
             user_labels=self.user_labels[users],
             item_labels=self.item_labels[np.concatenate([[0], items])],
@@ -218,7 +245,7 @@ class InteractionLog:
         for array in (self.user_ids, self.item_ids, self.timestamps):
             # The type and length go first, so that no two different logs give the same bytes.
             digest.update(b"none;" if array is None else f"{array.dtype.str}{array.shape}".encode())
-            digest.update(b"" if array is None else array.tobytes())
+            digest.update(b"" if array is None else np.ascontiguousarray(array))
         for labels in (self.user_labels, self.item_labels):
             # As JSON: the width of NumPy's strings, which filtering does not shrink, must not matter.
             digest.update(json.dumps(labels.tolist()).encode())

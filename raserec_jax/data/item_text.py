@@ -11,10 +11,9 @@ import numpy as np
 
 from raserec_jax.data import storage
 from raserec_jax.data.interactions import ITEMS_FILE, InteractionLog
+from raserec_jax.data.item_rows import item_rows
 from raserec_jax.data.labels import densify
-from raserec_jax.data.recbole import has_recbole_header, without_types
-from raserec_jax.data.sources import PathLike, at_line, read_text
-from raserec_jax.data.tables import parse_table
+from raserec_jax.data.sources import PathLike
 from raserec_jax.errors import DataError
 
 _KIND = "ItemText"
@@ -71,12 +70,7 @@ class ItemText:
         """
         rows = np.flatnonzero(log.item_ids_of(self.labels))
         if not rows.size:
-            wanted, found = log.item_labels[1].item(), self.labels[:1].tolist()
-            raise DataError(
-                f"{source}: item text without matching ids: none of its {len(self.labels)} items "
-                f"is among the {log.num_items} of {log.name}; item_id must be spelled as in the "
-                f"interactions, such as {wanted!r:.80} (here {found!r:.80})"
-            )
+            raise _no_item_of(log, source, len(self.labels), self.labels[:1].tolist())
         columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
         return ItemText(self.labels[rows], columns)
 
@@ -117,7 +111,11 @@ class ItemText:
 
 
 def read_item_text(path: PathLike, log: InteractionLog | None = None) -> ItemText:
-    """Reads TSV or CSV with `item_id` and text columns, or a RecBole .item file; gzipped or not.
+    """Reads any text columns of items.
+
+    TSV or CSV with a header, a RecBole .item file, MovieLens's movies.dat or movies.csv, JSON lines (Amazon's
+    metadata) or Parquet; told by the content, gzipped or not. The item's id is the column item_id, parent_asin, asin
+    or movieId, the first that there is; all others are text. Lists become their entries joined by "|".
 
     Args:
       path: the file; or a log's folder that holds items.json.
@@ -125,27 +123,45 @@ def read_item_text(path: PathLike, log: InteractionLog | None = None) -> ItemTex
 
     Raises:
       DataError: the file is missing, damaged, or not such a table; or no item of the log is in it.
+      ConfigError: a Parquet file, and pyarrow is missing.
     """
-    saved = os.path.isfile(os.path.join(path, ITEMS_FILE))
-    text = ItemText.load(path) if saved else ItemText(*_read_columns(path))
+    if os.path.isfile(os.path.join(path, ITEMS_FILE)):
+        text = ItemText.load(path)
+    else:
+        return _collected(path, log)
     return text if log is None else text.restricted_to(log, str(path))
 
 
-def _read_columns(path: PathLike) -> tuple[np.ndarray, dict[str, list[str]]]:
-    table = parse_table(path, read_text(path))
-    table = without_types(table) if has_recbole_header(table) else table
-    codes, labels = densify(table.column("item_id").ids(), "item")
-    names = [name for name in table.names if name not in ("item_id", "")]
-    if not names:
-        raise DataError(
-            f"{at_line(path, 1)}: no column beside 'item_id'; add text, such as a 'title' column"
-        )
-    first = np.sort(np.unique(codes, return_index=True)[1]).tolist()
-    columns = {}
-    for name in names:
-        values = table.column(name).strings()
-        columns[name] = [values[row] for row in first]
-    return labels[codes[first]], columns
+def _collected(path: PathLike, log: InteractionLog | None) -> ItemText:
+    rows: dict[str, int] = {}  # id -> row
+    columns: dict[str, list[str]] = {}
+    count, first = 0, ""
+    for part in item_rows(path):
+        count, first = count + len(part.ids), first or part.ids[0]
+        wanted = range(len(part.ids)) if log is None else np.flatnonzero(log.item_ids_of(part.ids))
+        new = []
+        for place in map(int, wanted):
+            if part.ids[place] not in rows:
+                rows[part.ids[place]] = len(rows)
+                new.append(place)
+        for name, values in part.columns.items():
+            column = columns.setdefault(name, [""] * (len(rows) - len(new)))
+            column.extend(values[place] for place in new)
+        for column in columns.values():
+            column.extend([""] * (len(rows) - len(column)))
+    if log is not None and not rows:
+        raise _no_item_of(log, str(path), count, densify([first], "item")[1].tolist())
+    codes, labels = densify(list(rows), "item")
+    return ItemText(labels[codes], columns)
+
+
+def _no_item_of(log: InteractionLog, source: str, count: int, found: list) -> DataError:
+    wanted = log.item_labels[1].item()
+    return DataError(
+        f"{source}: item text without matching ids: none of its {count} items "
+        f"is among the {log.num_items} of {log.name}; item_id must be spelled as in the "
+        f"interactions, such as {wanted!r:.80} (here {found!r:.80})"
+    )
 
 
 def _digest(content: dict) -> str:

@@ -7,6 +7,7 @@ are strings.
 
 import numpy as np
 
+from raserec_jax.data.sorting import distinct
 from raserec_jax.errors import DataError
 
 
@@ -23,9 +24,18 @@ def densify(values, what: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       DataError: values are not one-dimensional, empty, or neither integers nor strings.
     """
-    labels, codes = np.unique(_id_array(values, what), return_inverse=True)
+    labels, codes = distinct(_id_array(values, what))
+    return finished(codes, labels, what)
+
+
+def finished(codes: np.ndarray, labels: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """What `densify` returns, from codes [N] int32 of distinct increasing ids: int64, str, or UTF-8 bytes.
+
+    Raises:
+      DataError: an id is empty, or not UTF-8.
+    """
     if labels.dtype.kind == "i":
-        return codes.astype(np.int32), labels
+        return codes, labels
     labels = _decoded(labels, what)
     if labels.size and labels[0] == "":
         raise DataError(
@@ -33,11 +43,11 @@ def densify(values, what: str) -> tuple[np.ndarray, np.ndarray]:
         )
     integers = _canonical_integers(labels)
     if integers is None:
-        return codes.astype(np.int32), labels
+        return codes, labels
     order = np.argsort(integers)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(order.size)
-    return rank[codes].astype(np.int32), integers[order]
+    rank = np.empty(order.size, np.int32)
+    rank[order] = np.arange(order.size, dtype=np.int32)
+    return rank[codes], integers[order]
 
 
 def as_names(values, what: str) -> np.ndarray:
@@ -109,6 +119,11 @@ def _name_of(value, what: str) -> str:
 def _decoded(labels: np.ndarray, what: str) -> np.ndarray:
     if labels.dtype.kind != "S":
         return labels
+    bytes_of = np.ascontiguousarray(labels).view(np.uint8).reshape(-1, labels.dtype.itemsize)
+    if labels.size and bytes_of.max() < 128:
+        width = int(np.flatnonzero(bytes_of.any(axis=0)).max(initial=0)) + 1
+        characters = np.ascontiguousarray(bytes_of[:, :width]).astype(np.uint32)
+        return characters.view(f"U{width}")[:, 0]
     try:
         return np.char.decode(labels, "utf-8")
     except UnicodeDecodeError as error:

@@ -1,19 +1,28 @@
-"""From a source to a filtered log in a folder, with the statistics that papers print."""
+"""From a source to a filtered log, and to a folder of it with the statistics that papers print."""
 
 import os
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from raserec_jax.data.filters import k_core
+from raserec_jax.data.filters import Filters
+from raserec_jax.data.formats import AUTO
 from raserec_jax.data.interactions import ITEMS_FILE, InteractionLog
 from raserec_jax.data.item_text import ItemText, read_item_text
 from raserec_jax.data.known_sets import locate
 from raserec_jax.data.readers import read_interactions
+from raserec_jax.data.roles import parse_columns
+from raserec_jax.data.sources import PathLike
 from raserec_jax.errors import ConfigError
-
-PathLike = str | os.PathLike
 
 
 def read_source(
-    interactions: PathLike | None, dataset: str | None, items: PathLike | None = None
+    interactions: PathLike | None,
+    dataset: str | None,
+    items: PathLike | None = None,
+    *,
+    format: str = AUTO,
+    columns: Mapping[str, str] | str | None = None,
+    min_rating: int | float | None = None,
 ) -> tuple[InteractionLog, ItemText | None]:
     """Reads a file of interactions, or a known set, and its item text where there is some.
 
@@ -21,9 +30,11 @@ def read_source(
       interactions: a file or a saved log's folder; or None.
       dataset: name of a known set; or None.
       items: item text; for a known set in place of its own.
+      format, columns, min_rating: of the interactions, as `read_interactions`; columns also as "user_id=who,...".
 
     Raises:
-      ConfigError: not exactly one of `interactions` and `dataset`, or an unknown set.
+      ConfigError: not exactly one of `interactions` and `dataset`, an unknown set, format or column, or an extra that
+        is not installed.
       DataError: the files cannot be used.
     """
     if bool(interactions) == bool(dataset):
@@ -34,8 +45,44 @@ def read_source(
         interactions, items = files.interactions, items or files.items
     elif not items and os.path.isfile(os.path.join(interactions, ITEMS_FILE)):
         items = interactions  # a saved log brings its own
-    log = read_interactions(interactions, name=dataset or None)
+    columns = parse_columns(columns) if isinstance(columns, str) else columns
+    log = read_interactions(
+        interactions, format=format, columns=columns, min_rating=min_rating, name=dataset or None
+    )
     return log, read_item_text(items, log) if items else None
+
+
+class Prepared(NamedTuple):
+    """A filtered source.
+
+    source: the log as it was read.  log: what the filters leave.  items: text of the latter's items, or None.
+    """
+
+    source: InteractionLog
+    log: InteractionLog
+    items: ItemText | None
+
+
+def read_filtered(
+    interactions: PathLike | None,
+    dataset: str | None,
+    items: PathLike | None = None,
+    *,
+    format: str = AUTO,
+    columns: Mapping[str, str] | str | None = None,
+    filters: Filters | None = None,
+) -> Prepared:
+    """Reads as `read_source` and filters; by default the 5-core.
+
+    Raises:
+      ConfigError, DataError: as `read_source`, or nothing is left.
+    """
+    filters = filters or Filters()
+    source, text = read_source(
+        interactions, dataset, items, format=format, columns=columns, min_rating=filters.min_rating
+    )
+    log = filters.apply(source)
+    return Prepared(source, log, None if text is None else text.restricted_to(log))
 
 
 def prepare(
@@ -43,39 +90,37 @@ def prepare(
     interactions: PathLike | None = None,
     dataset: str | None = None,
     items: PathLike | None = None,
-    min_interactions: int = 5,
+    format: str = AUTO,
+    columns: Mapping[str, str] | str | None = None,
+    filters: Filters | None = None,
     output: PathLike | None = None,
 ) -> str:
-    """Reads, filters by k-core and, with `output`, saves; all is checked before anything is written.
+    """Reads, filters and, with `output`, saves; all is checked before anything is written.
 
     Args:
-      interactions, dataset, items: as `read_source`.
-      min_interactions: k of the k-core; 1 keeps everything.
+      interactions, dataset, items, format, columns, filters: as `read_filtered`.
       output: folder for the log and its item text; None writes nothing.
 
     Returns:
       The statistics before and after, as a table to print.
 
     Raises:
-      ConfigError, DataError: as `read_source`, or nothing is left, or the folder cannot be written.
+      ConfigError, DataError: as `read_filtered`, or the folder cannot be written.
     """
-    if min_interactions < 1:
-        raise ConfigError(
-            f"--min_interactions={min_interactions}, expected at least 1 (1 keeps everything)"
-        )
-    log, text = read_source(interactions, dataset, items)
-    kept = k_core(log, min_interactions)
-    text = None if text is None else text.restricted_to(kept)
-    lines = [statistics_table({"as read": log, f"{min_interactions}-core": kept})]
+    filters = filters or Filters()
+    source, log, text = read_filtered(
+        interactions, dataset, items, format=format, columns=columns, filters=filters
+    )
+    lines = [statistics_table({"as read": source, filters.title(): log})]
     if text is not None:
         lines.append(
-            f"text for {len(text.labels):,} of {kept.num_items:,} items: {', '.join(text.columns)}"
+            f"text for {len(text.labels):,} of {log.num_items:,} items: {', '.join(text.columns)}"
         )
     if output:
-        kept.save(output)
+        log.save(output)
         if text is not None:
             text.save(output)
-        lines.append(f"saved {output} (fingerprint {kept.fingerprint()[:16]})")
+        lines.append(f"saved {output} (fingerprint {log.fingerprint()[:16]})")
     return "\n".join(lines)
 
 

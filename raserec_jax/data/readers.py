@@ -1,135 +1,128 @@
-"""Files of interactions -> InteractionLog.
+"""Files of interactions -> InteractionLog, streamed: what is kept of a file is a few integers per interaction.
 
-A format is a function from a parsed table to `Columns`; `_FORMATS` lists them, and `_sniff` chooses
-by content.
+The formats are in `formats`; a folder that `InteractionLog.save` wrote is read too.
 """
 
 import dataclasses
-import difflib
 import pathlib
 import re
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import numpy as np
 
 from raserec_jax.data import storage
+from raserec_jax.data.collecting import IdCollector, NumberCollector
+from raserec_jax.data.formats import AUTO, check_format, chunks_of
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import read_item_text
-from raserec_jax.data.recbole import has_recbole_header, without_types
-from raserec_jax.data.sources import PathLike, read_text
-from raserec_jax.data.tables import Table, parse_table
-from raserec_jax.errors import ConfigError
+from raserec_jax.data.roles import checked_columns
+from raserec_jax.data.sources import PathLike
+from raserec_jax.errors import DataError
 
 __all__ = ["read_interactions", "read_item_text"]
-
-_REQUIRED = ("user_id", "item_id")
-_OPTIONAL = ("position", "timestamp")
-
-
-class Columns(NamedTuple):
-    """What a format yields: one value per interaction.
-
-    Attributes:
-      users, items: [N] int64, or UTF-8 bytes.
-      position, timestamp: [N] int64 or float64, or None.
-    """
-
-    users: np.ndarray
-    items: np.ndarray
-    position: np.ndarray | None
-    timestamp: np.ndarray | None
 
 
 def read_interactions(
     path: PathLike,
     *,
-    format: str = "auto",
+    format: str = AUTO,
     columns: Mapping[str, str] | None = None,
+    min_rating: int | float | None = None,
     name: str | None = None,
 ) -> InteractionLog:
-    """Reads one interaction per row; order within a user as `InteractionLog.from_columns` says.
+    """Reads a file of interactions; order within a user as `InteractionLog.from_columns` says.
+
+    | format | what it reads |
+    |---|---|
+    | `table` | TSV or CSV whose header names user_id and item_id, and, if known, position, timestamp and rating; MovieLens's (userId, movieId) and Amazon's names (user_id, parent_asin) are known too |
+    | `recbole` | a RecBole .inter file |
+    | `sequences` | no header, `user item item ...`, oldest first |
+    | `pairs` | no header, `user item` |
+    | `movielens_dat` | no header, `user::item::rating::timestamp` |
+    | `ratings_user_item` | no header, user, item, rating, timestamp (Amazon 2014; with tabs MovieLens's u.data) |
+    | `ratings_item_user` | no header, item, user, rating, timestamp (Amazon 2018) |
+    | `amazon_ratings` | one of the last two: the item is the column where every row is a ten-character ASIN |
+    | `json_lines` | one object per line, with the names of `table` or of Amazon's reviews (reviewerID, asin, ...) |
+    | `parquet` | the names of `table`; needs pyarrow |
 
     Args:
-      path: a TSV or CSV file with a header line, a RecBole .inter file, either gzipped or not; or
-        the folder of a saved log.
-      format: "table", "recbole", or "auto" (by the header).
-      columns: what the file calls a column, where it is not user_id, item_id, position or
-        timestamp: {"item_id": "asin"}. Further columns of the file are ignored.
+      path: the file, of text gzipped or not; or the folder of a saved log.
+      format: of the above, or "auto": by content, as `formats.sniffing` says.
+      columns: what the file calls a column, where it is none of the names above: {"item_id": "sku"}; where it has no
+        header, its number from 1. Further columns of the file are ignored.
+      min_rating: leave out what is rated lower. Ratings are not kept.
       name: what reports call the log; by default after the file.
 
     Raises:
-      DataError: the file is missing, damaged, or not such a table; names file, line, column and
-        what to do.
-      ConfigError: an unknown format or column.
-    """
-    columns = _checked_columns(columns)
-    if format != "auto" and format not in _FORMATS:
-        raise ConfigError(
-            f"format {format!r} is unknown; use auto, "
-            f"{', '.join(_FORMATS)}{_nearest(format, _FORMATS)}"
-        )
+      DataError: the file is missing, damaged, or not such a table; names file, line, column and what to do. Or no
+        interaction has such a rating.
+      ConfigError: an unknown format or column, or pyarrow is missing.
+    """  # noqa: E501 - a table
+    columns = checked_columns(columns)
+    check_format(format)
     if storage.is_saved_folder(path):
+        if min_rating is not None:
+            raise DataError(
+                f"{path}: a saved log has no ratings, so min_rating={min_rating:g} cannot be applied; give it when "
+                "the log is made"
+            )
         log = InteractionLog.load(path)
         return log if name is None else dataclasses.replace(log, name=name)
-    table = parse_table(path, read_text(path))
-    found = _FORMATS[_sniff(table) if format == "auto" else format](table, columns)
-    return InteractionLog.from_columns(
-        found.users,
-        found.items,
-        position=found.position,
-        timestamp=found.timestamp,
-        name=name or _name_of(path),
+    return _read_file(path, format, columns, min_rating, name or _name_of(path))
+
+
+def _read_file(
+    path: PathLike,
+    format: str,
+    columns: Mapping[str, str],
+    min_rating: int | float | None,
+    name: str,
+) -> InteractionLog:
+    users, items = IdCollector("user"), IdCollector("item")
+    numbers: dict[str, NumberCollector] = {}
+    kept, highest = 0, -np.inf
+    for chunk in chunks_of(path, format, columns):
+        rows = slice(None)
+        if min_rating is not None:
+            ratings = _ratings(path, chunk)
+            rows, highest = ratings >= min_rating, max(highest, ratings.max())
+        user_ids = chunk.user_id.ids()[rows]
+        users.add(user_ids)
+        items.add(chunk.item_id.ids()[rows])
+        kept += len(user_ids)
+        for role in ("position", "timestamp"):
+            column = getattr(chunk, role)
+            if column is not None:
+                numbers.setdefault(role, NumberCollector()).add(column.numbers()[rows])
+    if not kept:
+        raise DataError(
+            f"{path}: no interaction is left: no rating reaches min_rating={min_rating:g} (the highest is "
+            f"{highest:g}); lower it"
+        )
+    return InteractionLog.from_codes(
+        users.finish(),
+        items.finish(),
+        **{role: collector.finish() for role, collector in numbers.items()},
+        name=name,
     )
 
 
-def _read_table(table: Table, columns: Mapping[str, str]) -> Columns:
-    """TSV or CSV whose header names the columns."""
-    ids = [table.column(columns.get(role, role), role).ids() for role in _REQUIRED]
-    numbers = [
-        table.column(columns.get(role, role), role).numbers()
-        if role in columns or table.has(role)
-        else None
-        for role in _OPTIONAL
-    ]
-    return Columns(*ids, *numbers)
-
-
-def _read_recbole(table: Table, columns: Mapping[str, str]) -> Columns:
-    """RecBole's atomic .inter file: a table whose header has `name:type`."""
-    return _read_table(without_types(table), columns)
-
-
-_FORMATS: dict[str, Callable[[Table, Mapping[str, str]], Columns]] = {
-    "table": _read_table,
-    "recbole": _read_recbole,
-}
-
-
-def _sniff(table: Table) -> str:
-    return "recbole" if has_recbole_header(table) else "table"
-
-
-def _checked_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
-    known = _REQUIRED + _OPTIONAL
-    for role in columns or {}:
-        if role not in known:
-            raise ConfigError(
-                f"columns: {role!r} is not one of {', '.join(known)}{_nearest(role, known)}; "
-                "map the library's name to the file's, as in {'item_id': 'asin'}"
-            )
-    return dict(columns or {})
-
-
-def _nearest(word: str, known) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+def _ratings(path: PathLike, chunk) -> np.ndarray:
+    if chunk.rating is None:
+        raise DataError(
+            f"{path}: min_rating is given but there is no column of ratings; name it with "
+            "columns={'rating': ...}, or leave min_rating out"
+        )
+    return chunk.rating.numbers()
 
 
 def _name_of(path: PathLike) -> str:
     """The folder's name for amazon_beauty/interactions.tsv.gz, else the file's, no extensions."""
     path = pathlib.Path(path)
-    stem = re.sub(r"(\.(gz|tsv|csv|txt|inter))+$", "", path.name, flags=re.IGNORECASE)
+    stem = re.sub(rf"(\.({_EXTENSIONS}))+$", "", path.name, flags=re.IGNORECASE)
     if stem == "interactions":
         return path.resolve().parent.name or stem
     return stem or "log"
+
+
+_EXTENSIONS = "gz|tsv|csv|txt|inter|dat|json|jsonl|ndjson|parquet"

@@ -1,45 +1,41 @@
-"""A text table with a header line, split into columns without a Python string per field.
+"""A text table, block by block, split into columns without a Python string per field.
 
-The places of all separators are found at once with NumPy, and each column that is asked for is read
-from there. Only tables with quotes (CSV) go through the csv module.
+The places of all separators of a block are found at once with NumPy, and each column that is asked for is read from
+there. CSV with quotes is left to `quoting`.
 """
 
-import csv
 import dataclasses
 import difflib
-import io
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
+from raserec_jax.data import quoting
 from raserec_jax.data.columns import Column
-from raserec_jax.data.sources import PathLike, at_line, shown
+from raserec_jax.data.sources import PathLike, TextBlock, shown
 from raserec_jax.errors import DataError
+
+DAT_DELIMITER = b"::"
+_STAND_IN = b"\0"  # for "::" in a buffer: one byte that text never holds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Table:
-    """A parsed table.
+    """Some rows of a table.
 
     Attributes:
       path: for messages.
-      names: columns as the header names them.
-      fields: per column: (buffer, starts, lengths), as `Column`.
+      names: of the columns; positions ("1", "2", ...) where the file has none.
+      fields: (buffer, starts [rows, columns], lengths [rows, columns]), as `Column`.
       lines: [rows].
     """
 
     path: PathLike
     names: tuple[str, ...]
-    fields: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]
+    fields: tuple[np.ndarray, np.ndarray, np.ndarray]
     lines: np.ndarray
-
-    def has(self, name: str) -> bool:
-        return name in self.names
-
-    def renamed(self, names: Sequence[str]) -> "Table":
-        """The same table with other column names."""
-        return dataclasses.replace(self, names=tuple(names))
 
     def column(self, name: str, role: str | None = None) -> Column:
         """The column of that name.
@@ -51,34 +47,56 @@ class Table:
         Raises:
           DataError: no or several such columns; names the columns found, and the nearest.
         """
-        count = self.names.count(name)
-        if count == 0:
-            raise DataError(self._missing(name, role))
-        if count > 1:
-            raise DataError(
-                f"{at_line(self.path, 1)}: column {name!r} occurs {count} times; rename or drop one"
-            )
-        return Column(self.path, name, *self.fields[self.names.index(name)], self.lines)
+        place = column_place(self.path, self.names, name, role)
+        return self.column_at(place)
 
-    def _missing(self, name: str, role: str | None) -> str:
-        found = ", ".join(shown(found) for found in self.names[:20])
-        plain = {_plain(found): found for found in self.names}
-        close = difflib.get_close_matches(_plain(name), plain, n=1)
-        nearest = shown(plain[close[0]]) if close else None
-        hint = f" (did you mean {nearest}?)" if nearest else ""
-        mapped = f", or pass columns={{{role!r}: {nearest or '...'}}}" if role else ""
-        return (
-            f"{at_line(self.path, 1)}: no column {name!r} among {found}{hint}; name it in the "
-            f"first line, columns separated by tabs or commas{mapped}"
+    def column_at(self, place: int) -> Column:
+        """The column of that place, from 0."""
+        buffer, starts, lengths = self.fields
+        starts, lengths = starts[:, place].copy(), lengths[:, place].copy()
+        return Column(self.path, self.names[place], buffer, starts, lengths, self.lines)
+
+
+HEADER = ("line 1", "name it in the first line, columns separated by tabs or commas")
+
+
+def column_place(
+    path: PathLike,
+    names: tuple[str, ...],
+    name: str,
+    role: str | None = None,
+    source: tuple[str, str] = HEADER,
+) -> int:
+    """Where a header has a column; as `Table.column`, and `source` says where names stand and how to give one."""
+    where, way_out = source
+    count = names.count(name)
+    if count == 1:
+        return names.index(name)
+    if count:
+        raise DataError(
+            f"{path}, {where}: column {name!r:.80} occurs {count} times; rename or drop one"
         )
+    found = ", ".join(shown(found) for found in names[:20])
+    plain = {_plain(found): found for found in names}
+    close = difflib.get_close_matches(_plain(name), plain, n=1)
+    nearest = shown(plain[close[0]]) if close else None
+    hint = f" (did you mean {nearest}?)" if nearest else ""
+    mapped = f", or pass columns={{{role!r}: {nearest or '...'}}}" if role else ""
+    if role and all(re.fullmatch(r"\d+(\.\d*)?", name) for name in names):
+        mapped = (
+            ", or say the format of a file without a header, such as format='ratings_user_item'"
+        )
+    raise DataError(
+        f"{path}, {where}: no column {name!r:.80} among {found}{hint}; {way_out}{mapped}"
+    )
 
 
 def _plain(name: str) -> str:
     """userId and USER_ID are near user_id."""
-    return re.sub(r"[\W_]", "", name).lower()
+    return re.sub(r"[\W_]", "", name).lower()[:80]
 
 
-def parse_table(path: PathLike, content: bytes) -> Table:
+def tables(path: PathLike, blocks: Iterator[TextBlock]) -> Iterator[Table]:
     """Splits a table with a header line.
 
     The delimiter is the tab if the header has one, else the comma. Tab-separated text has no
@@ -87,74 +105,83 @@ def parse_table(path: PathLike, content: bytes) -> Table:
 
     Args:
       path: for messages.
-      content: as `sources.read_text` returns it.
+      blocks: as `sources.text_blocks` yields them.
+
+    Returns:
+      An iterator over tables with the same names, one or more rows each; at least one table.
 
     Raises:
-      DataError: no rows, a row with too few or too many fields, or broken quotes.
+      DataError: no rows, a row with too few or too many fields, or broken quotes; on the way.
     """
-    header = content[: content.index(b"\n")]
+    first = next(blocks)
+    header = first.content[: first.content.index(b"\n")]
     delimiter = b"\t" if b"\t" in header or b"," not in header else b","
-    if len(header) + 1 == len(content):
+    if delimiter == b"," and b'"' in header:
+        names, lines = quoting.header(path, first)
+    else:
+        names, lines = header.decode("utf-8").split(delimiter.decode()), 1
+    parts = first.content.split(b"\n", lines)
+    rest = [TextBlock(first.first_line + lines, parts[-1])] if parts[-1] else []
+    blocks = itertools.chain(rest, blocks)
+    names = tuple(name.strip() for name in names)
+    any_rows = False
+    for table in _split(path, blocks, names, delimiter, "the header"):
+        any_rows = True
+        yield table
+    if not any_rows:
         raise DataError(f"{path}: a header line but no rows; expected one row per line below it")
-    if delimiter == b"," and b'"' in content:
-        return _parse_quoted(path, content)
-    return _parse_plain(path, content, header, delimiter)
 
 
-def _parse_plain(path: PathLike, content: bytes, header: bytes, delimiter: bytes) -> Table:
-    names = tuple(name.strip() for name in header.decode("utf-8").split(delimiter.decode()))
+def tables_without_header(path: PathLike, blocks: Iterator[TextBlock]) -> Iterator[Table]:
+    """Splits a table without a header line; its columns are called "1", "2", ...
+
+    The delimiter is "::" if the first line has one, else the tab, else the comma; quotes as `tables` says.
+
+    Args, returns, raises: as `tables`.
+    """
+    first = next(blocks)
+    line = first.content[: first.content.index(b"\n")]
+    delimiter = next((mark for mark in (DAT_DELIMITER, b"\t") if mark in line), b",")
+    width = line.count(delimiter) + 1
+    if delimiter == b"," and b'"' in line:
+        width = len(quoting.header(path, first)[0])
+    names = tuple(str(place) for place in range(1, width + 1))
+    yield from _split(path, itertools.chain([first], blocks), names, delimiter, "the first line")
+
+
+def _split(
+    path: PathLike,
+    blocks: Iterator[TextBlock],
+    names: tuple[str, ...],
+    delimiter: bytes,
+    model: str,
+) -> Iterator[Table]:
+    for block in blocks:
+        if delimiter == b"," and b'"' in block.content:
+            for fields, lines in quoting.split(path, block, blocks, len(names), model):
+                yield Table(path, names, fields, lines)
+        else:
+            yield _split_plain(path, block, names, delimiter, model)
+
+
+def _split_plain(
+    path: PathLike, block: TextBlock, names: tuple[str, ...], delimiter: bytes, model: str
+) -> Table:
+    content, width = block.content, len(names)
+    if len(delimiter) > 1:
+        content, delimiter = content.replace(delimiter, _STAND_IN), _STAND_IN
     buffer = np.frombuffer(content, np.uint8)
     breaks = buffer == ord("\n")
     marks = np.flatnonzero(breaks | (buffer == ord(delimiter)))  # every field ends at one
-    width = len(names)
     is_break = breaks[marks]
-    expected = np.arange(1, marks.size + 1) % width == 0
-    if not np.array_equal(is_break, expected):
+    rows, rest = divmod(marks.size, width)
+    if rest or is_break.sum() != rows or not is_break[width - 1 :: width].all():
         counts = np.diff(np.flatnonzero(is_break), prepend=-1)
         row = int(np.flatnonzero(counts != width)[0])
-        found = content.split(b"\n", row + 1)[row].decode("utf-8")
-        raise _wrong_width(path, row + 1, int(counts[row]), width, found)
-    starts = np.concatenate([[0], marks[:-1] + 1]).reshape(-1, width)[1:]
-    lengths = marks.reshape(-1, width)[1:] - starts
-    fields = tuple((buffer, starts[:, i].copy(), lengths[:, i].copy()) for i in range(width))
-    return Table(path, names, fields, np.arange(2, len(starts) + 2))
-
-
-def _parse_quoted(path: PathLike, content: bytes) -> Table:
-    reader = csv.reader(io.StringIO(content.decode("utf-8"), newline=""), strict=True)
-    rows, lines, line = [], [], 1
-    try:
-        for row in reader:
-            rows.append(row)
-            lines.append(line)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(
-            f"{at_line(path, line)}: broken quotes ({error}); "
-            "close every quote, double those inside a field"
-        ) from None
-    width = len(rows[0])
-    if len(rows) == 1:
-        raise DataError(f"{path}: a header line but no rows; expected one row per line below it")
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) != width:
-            raise _wrong_width(path, line, len(row), width, ",".join(row))
-    names = tuple(name.strip() for name in rows[0])
-    return Table(
-        path, names, tuple(map(_encoded, zip(*rows[1:], strict=True))), np.array(lines[1:])
-    )
-
-
-def _encoded(values: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    encoded = [value.encode("utf-8") for value in values]
-    lengths = np.array([len(value) for value in encoded], np.int64)
-    # A line break after each field: an empty one at the end, too, must start within the buffer.
-    buffer = np.frombuffer(b"\n".join(encoded) + b"\n", np.uint8)
-    return buffer, np.cumsum(lengths + 1) - (lengths + 1), lengths
-
-
-def _wrong_width(path: PathLike, line: int, found: int, expected: int, text: str) -> DataError:
-    return DataError(
-        f"{at_line(path, line)}: {found} fields in {shown(text)}, expected {expected} as in "
-        "the header; repair or drop the row"
-    )
+        found = block.content.split(b"\n", row + 1)[row].decode("utf-8")
+        line = block.first_line + row
+        raise quoting.wrong_width(path, line, int(counts[row]), width, found, model)
+    starts = np.concatenate([[0], marks[:-1] + 1]).reshape(-1, width)
+    lengths = marks.reshape(-1, width) - starts
+    lines = np.arange(block.first_line, block.first_line + rows)
+    return Table(path, names, (buffer, starts, lengths), lines)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from raserec_jax.data import sources
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import ItemText, _digest, read_item_text
 from raserec_jax.errors import DataError
@@ -66,7 +67,7 @@ def test_title_column(columns, title):
     [
         ("item_id\ttitle\n7\tA\n", r"item text without matching ids: none of its 1 items is among"),
         ("item_id\ttitle\n7\tA\n", r"the 2 of shop; .* such as 2 \(here \[7\]\)"),
-        ("asin\ttitle\n2\tA\n", r"line 1: no column 'item_id' among 'asin', 'title'"),
+        ("sku\ttitle\n2\tA\n", r"line 1: no column 'item_id' among 'sku', 'title'"),
         ("item\ttitle\n2\tA\n", r"did you mean 'item'\?\); name it in the first line, columns"),
         ("item_id\n2\n", r"no column beside 'item_id'; add text, such as a 'title' column"),
         ("item_id,\n2,\n", r"no column beside 'item_id'"),
@@ -74,6 +75,27 @@ def test_title_column(columns, title):
         ("item_id\ttitle\ttitle\n2\tA\tB\n", r"column 'title' occurs 2 times"),
         ("item_id\ttitle\n2\n", r"line 2: 1 fields in '2', expected 2"),
         ("", r"empty file"),
+        (
+            "1::Toy Story\n",
+            r"line 1: 2 fields separated by '::', expected MovieLens's three, movie, title and",
+        ),
+        (
+            "1::Toy Story::Fun\n2::Heat\n",
+            r"line 2: 2 fields in '2::Heat', expected 3 as in the first line",
+        ),
+        (
+            '{"title": "A"}\n',
+            r"line 1: no column 'item_id' among 'title'; name it so in every object",
+        ),
+        (
+            '{"asin": 2, "title": "A"}\n{"title": "B"}\n',
+            r"line 2, column 'asin': found 'None', expected an id",
+        ),
+        (
+            '{"asin": 2, "x": ' + "[" * 500 + "]" * 500 + "}",
+            r"line 1 or below: values nested too deeply",
+        ),
+        ('{"asin": 2, "x": ' + "[" * 99_999, r"line 1: not JSON"),
     ],
 )
 def test_bad_files(tmp_path, content, message):
@@ -82,6 +104,94 @@ def test_bad_files(tmp_path, content, message):
         read_item_text(path, LOG)
     assert str(path) in str(caught.value)
     assert "columns={" not in str(caught.value)  # an argument that only read_interactions has
+
+
+MOVIES = "1::Toy Story (1995)::Animation|Comedy\n3::Mis\u00e9rables: Part 2::Drama\n".encode(
+    "latin-1"
+)
+META_2014 = (
+    """{'asin': '3', 'title': "It's \\x41", 'price': 7.5, 'salesRank': {'Toys': 1}, 'imUrl': None,
+ 'categories': [['Toys', 'Games'], ['More']], 'description': 'None \\'here\\''}""".replace("\n", "")
+    + "\n"
+)
+META_2018 = {
+    "asin": "3",
+    "title": "Caf\u00e9",
+    "category": ["Toys", "Games"],
+    "description": [],
+    "also_buy": ["x"],
+}
+META_2023 = {
+    "parent_asin": "3",
+    "title": "T",
+    "price": None,
+    "details": {"Brand": "B"},
+    "bought_together": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (MOVIES, {"title": "Mis\u00e9rables: Part 2", "genres": "Drama"}),
+        (
+            MOVIES.decode("latin-1").encode(),
+            {"title": "Mis\u00e9rables: Part 2", "genres": "Drama"},
+        ),
+        (
+            'movieId,title,genres\n3,"Usual Suspects, The (1995)",Crime|Mystery\n',
+            {"title": "Usual Suspects, The (1995)", "genres": "Crime|Mystery"},
+        ),
+        (
+            META_2014,
+            {
+                "title": "It's A",
+                "price": "7.5",
+                "salesRank": '{"Toys": 1}',
+                "imUrl": "",
+                "categories": "Toys|Games|More",
+                "description": "None 'here'",
+            },
+        ),
+        (
+            json.dumps(META_2018),
+            {"title": "Caf\u00e9", "category": "Toys|Games", "description": "", "also_buy": "x"},
+        ),
+        (
+            json.dumps(META_2023),
+            {"title": "T", "price": "", "details": '{"Brand": "B"}', "bought_together": ""},
+        ),
+    ],
+    ids=["dat", "dat_utf8", "movies_csv", "meta_2014", "meta_2018", "meta_2023"],
+)
+def test_known_sources(tmp_path, content, expected):
+    text = read_item_text(written(tmp_path, content), LOG)
+    assert text.labels.tolist() == [3]
+    assert text.text_of(3) == expected
+    assert read_item_text(written(tmp_path, content)).text_of(3) == expected
+
+
+def test_objects_may_have_different_columns(tmp_path):
+    lines = [
+        {"item_id": 2, "a": 1},
+        {"b": "x", "item_id": "9"},
+        {"item_id": 3, "b": True},
+        {"item_id": 2, "c": 1},
+    ]
+    path = written(tmp_path, "".join(json.dumps(line) + "\n" for line in lines))
+    expected = {"a": ["1", "", ""], "b": ["", "x", "true"], "c": ["", "", ""]}
+    assert read_item_text(path).columns == expected
+    assert read_item_text(path, LOG).columns == {name: [v[0], v[2]] for name, v in expected.items()}
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2**22])
+def test_many_blocks(tmp_path, monkeypatch, block_bytes):
+    monkeypatch.setattr(sources, "BLOCK_BYTES", block_bytes)
+    log = InteractionLog.from_columns([1] * 50, list(range(0, 100, 2)))
+    rows = "".join(f"{item},t{item}\n" for item in range(120)) * 2
+    text = read_item_text(written(tmp_path, "asin,title\n" + rows), log)
+    assert text.labels.tolist() == list(range(0, 100, 2))
+    assert text.columns["title"] == [f"t{item}" for item in range(0, 100, 2)]
 
 
 def test_bad_arguments():

@@ -2,15 +2,19 @@
 
 import gzip
 import io
+import json
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raserec_jax.data import sources
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.readers import read_interactions
+from raserec_jax.data.roles import parse_columns
 from raserec_jax.errors import ConfigError, DataError
 
 TSV = "user_id\titem_id\ttimestamp\nu1\t5\t30\nu2\t6\t10\nu1\t6\t20\n"
@@ -41,6 +45,8 @@ def written(tmp_path, content, name="log.tsv"):
         "rating\ttimestamp\titem_id\tuser_id\n\t30\t5\tu1\nnan\t10\t6\tu2\nx\t20\t6\tu1\n",
         "item_id:token\tuser_id:token\ttimestamp:float\n5\tu1\t30\n6\tu2\t10\n6\tu1\t20\n",
         'text,user_id,item_id,timestamp\n"a ""b"",\nc",u1,5,30\n,u2,6,10\n"",u1,6,20\n',
+        'text,user_id,item_id,timestamp\n"a,\n\nc",u1,"5",30\n,u2,6,"10"\n"",u1,6,20\n',
+        '"user_id","item\n","item_id","timestamp"\nu1,"a\nb",5,30\nu2,,6,10\nu1,5" nail,6,20\n',
     ],
     ids=[
         "tsv",
@@ -58,6 +64,8 @@ def written(tmp_path, content, name="log.tsv"):
         "any_columns",
         "recbole",
         "quoted_breaks",
+        "simple_quotes",
+        "quoted_header",
     ],
 )
 def test_accepted_forms(tmp_path, content):
@@ -109,10 +117,24 @@ def test_columns_can_be_named(tmp_path):
     assert log.fingerprint() == EXPECTED.fingerprint()
     with pytest.raises(DataError, match=r"no column 'wann' among 'who', 'item_id', 'when'"):
         read_interactions(path, columns={"user_id": "who", "timestamp": "wann"})
+    assert read_interactions(path, columns={"user_id": "who"}).timestamps is None
     with pytest.raises(ConfigError, match=r"columns: 'item' is not one of .*did you mean item_id?"):
         read_interactions(path, columns={"item": "asin"})
-    with pytest.raises(ConfigError, match=r"columns: 'zzz' is not one of user_id.*timestamp; map"):
+    with pytest.raises(ConfigError, match=r"columns: 'zzz' is not one of user_id.*rating; map"):
         read_interactions(path, columns={"zzz": "asin"})
+
+
+def test_columns_of_a_flag():
+    assert parse_columns("") == {}
+    assert parse_columns(" user_id = who ,item_id=a=b") == {"user_id": "who", "item_id": "a=b"}
+    with pytest.raises(
+        ConfigError, match="columns 'user_id' is not usable; write role=column pairs"
+    ):
+        parse_columns("user_id")
+    with pytest.raises(
+        ConfigError, match=r"columns: 'userid' is not one of .*did you mean user_id"
+    ):
+        parse_columns("userid=who")
 
 
 def test_a_saved_log_is_read_too(tmp_path):
@@ -144,10 +166,15 @@ LONG = "x" * 300
         ("user_id\titem_id\n", r"log.tsv: a header line but no rows"),
         ('"user_id",item_id\n\n', r"log.tsv: a header line but no rows"),
         ('user_id,"item\n_id"', r"log.tsv: a header line but no rows"),
+        ('user_id,"item_id\n1,2\n', r"line 1: broken quotes"),
         ("user_id\titem\n1\t2\n", r"line 1: no column 'item_id' among 'user_id', 'item' \(did"),
-        ("userId,movieId\n1,2\n", r"no column 'user_id' among 'userId', 'movieId' \(did you mean"),
-        ("userId,movieId\n1,2\n", r"or pass columns=\{'user_id': 'userId'\}"),
+        ("userID,movieId\n1,2\n", r"no column 'user_id' among 'userID', 'movieId' \(did you mean"),
+        ("userID,movieId\n1,2\n", r"or pass columns=\{'user_id': 'userID'\}"),
         ("1\t2\t3\n1\t3\t3\n", r"line 1: no column 'user_id' among '1', '2', '3'; name it in"),
+        (
+            "1\t2\t3\n1\t3\t3\n",
+            r"or say the format of a file without a header, such as format='rat",
+        ),
         ("user_id;item_id\n1;2\n", r"no column 'user_id' among 'user_id;item_id'.*tabs or commas"),
         ("user_id\tuser_id\titem_id\n1\t2\t3\n", r"column 'user_id' occurs 2 times; rename"),
         (GZ[:-1], r"log.tsv: truncated gzip file, its end is missing"),
@@ -159,7 +186,11 @@ LONG = "x" * 300
         (TSV + "u\0\t1\t1\n", r"line 5, byte 2: a NUL byte, expected text"),
         (TSV.encode() + b"\xff\t1\t1\n", r"line 5, byte 1: bytes b'\\xff.*expected UTF-8 text"),
         (TSV.encode("utf-16"), r"looks like UTF-16: save it as UTF-8"),
-        (b"PAR1\x15\x00", r"looks like a Parquet file"),
+        (b"PAR1\x15\x00", r"damaged Parquet file"),
+        (
+            gzip.compress(b"PAR1\x15\x00\n"),
+            r"not a text file, it looks like a Parquet file: unpack it",
+        ),
         (b"PK\x03\x04\x14\x00", r"looks like a zip archive"),
         (TSV + "u1\t5\n", r"line 5: 2 fields in 'u1\\t5', expected 3 as in the header"),
         (TSV + "u1\t5\t6\t\n" + TSV, r"line 5: 4 fields in 'u1\\t5\\t6\\t', expected 3"),
@@ -168,7 +199,12 @@ LONG = "x" * 300
         ('user_id,item_id\n"a\nb",1\nc\n', r"line 4: 1 fields in 'c', expected 2"),
         ('user_id,item_id\n"a,1\nc,2\n', r"line 2: broken quotes .unexpected end of data"),
         ('user_id,item_id\nz,1\n"a"b,1\n', r"line 3: broken quotes"),
-        ('user_id,item_id\n"' + "a" * 140_000 + '",1\n', r"line 2: broken quotes .field larger"),
+        (
+            'user_id,item_id\n"' + "a" * 140_000 + '",1\n',
+            r"line 2, column 'user_id': found 'a{80}'…",
+        ),
+        ('user_id,item_id\n"' + "a" * 140_000 + '""",1\n', r"line 2: broken quotes .field larger"),
+        ('user_id,item_id\n1,2\n"1","2","3"\n', r"line 3: 3 fields in '1,2,3', expected 2"),
         ("user_id\titem_id\n1\t\n", r"line 2, column 'item_id': found '', expected an id; fill"),
         ("user_id\titem_id\n1\t2\n\t2\n", r"line 3, column 'user_id': found '', expected an id"),
         ("user_id,item_id\n1,2\n,2\n", r"line 3, column 'user_id': found '', expected an id"),
@@ -249,6 +285,70 @@ def test_any_text_is_read_or_refused(tmp_path_factory, rows, as_csv):
     users, items, _ = zip(*rows, strict=True)
     expected = InteractionLog.from_columns(users, items)
     assert read_interactions(path).fingerprint() == expected.fingerprint()
+
+
+PIECES = [
+    "u1",
+    "7",
+    "007",
+    "1.5",
+    "-3",
+    "9" * 25,
+    "é",
+    '"',
+    '""',
+    "\t",
+    ",",
+    "\n",
+    "\r\n",
+    " ",
+    "user_id",
+    "::",
+]
+
+
+@settings(max_examples=100)
+@given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join), st.integers(1, 40))
+def test_the_size_of_blocks_does_not_matter(tmp_path_factory, text, size):
+    """Read in one block or many: the same log, or refused."""
+    path = tmp_path_factory.mktemp("sizes") / "log"
+    outcomes = []
+    for start in ("user_id,item_id\n", "user_id\titem_id\ttimestamp\nu\ti\t1\n", "a b\n"):
+        path.write_text(start + text, encoding="utf-8", newline="")
+        for block_bytes in (sources.BLOCK_BYTES, size):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sources, "BLOCK_BYTES", block_bytes)
+                try:
+                    outcomes.append(read_interactions(path).fingerprint())
+                except DataError:  # which of several mistakes is told first may differ
+                    outcomes.append("refused")
+    assert outcomes[::2] == outcomes[1::2]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("form", ["tsv", "csv", "json"])
+def test_a_file_is_never_whole_in_memory(tmp_path, monkeypatch, form, packed):
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 2**14)
+    text = "x" * 2000
+    rows = [(f"u{n % 9}", n % 7, '"a""b"', text) for n in range(1500)]
+    names = ("user_id", "item_id", "note", "text")
+    if form == "json":
+        lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+    else:
+        lines = [("\t" if form == "tsv" else ",").join(map(str, row)) for row in (names, *rows)]
+    content = "\n".join(lines).encode()
+    path = written(tmp_path, gzip.compress(content, 1) if packed else content)
+    del rows, lines
+    size, content = len(content), None
+    tracemalloc.start()
+    try:
+        log = read_interactions(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert log.num_interactions == 1500
+    assert size > 3_000_000
+    assert peak < 1_000_000
 
 
 @settings(max_examples=150)
