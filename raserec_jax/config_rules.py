@@ -12,7 +12,7 @@ FIELD_HELP = {
     "data.item_text": "file with item_id and text columns (also written --config.data.items)",
     "data.min_interactions": "k of the iterated k-core; 1 keeps everything",
     "data.split": "leave_one_out, or global_time: two instants for all users",
-    "data.split_times": "instants of global_time (validation from, test from), or quantiles in (0, 1)",
+    "data.split_times": "instants of global_time (validation from, test from) or (both from,), or quantiles in (0, 1)",
     "data.cold_users": "keep or drop queries of users without training interactions (global_time)",
     "data.cold_items": "keep or drop targets that training has not seen (global_time)",
     "encoder.max_len": "items of a history that are looked at",

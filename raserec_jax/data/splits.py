@@ -74,14 +74,17 @@ def global_time(
     cold_users: str = "keep",
     cold_items: str = "keep",
 ) -> Split:
-    """Two instants for all users: training before the first, validation between them, the test after the second.
+    """The same instants for all users: no query is older than what training has seen.
 
-    The target is the user's first interaction from an instant on; his history is whatever precedes it, so a test
-    query sees his interactions of the validation period too. A user without any history is never a query.
+    Two instants: training before the first, validation between them, the test after the second; the target is the
+    user's first interaction from an instant on. One instant: training before it; the user's next interaction is for
+    validation, the one after that for the test. His history is whatever precedes a target, so a test query sees his
+    interactions of the validation period too. A user without any history is never a query.
 
     Args:
       log: with times.
-      times: (validation from, test from), in the log's unit; or both in (0, 1): quantiles of the interactions.
+      times: (validation from, test from) or (both from,), in the log's unit; or in (0, 1): quantiles of the
+        interactions.
       cold_users: users without training interactions: "keep" them as queries or "drop".
       cold_items: targets that training has not seen: "keep" (no model can know them, all pay alike) or "drop".
 
@@ -100,7 +103,10 @@ def global_time(
     valid_from, test_from = _instants(log.timestamps, times)
     lengths = log.lengths
     first_valid = _first_place(log, log.timestamps >= valid_from)
-    first_test = _first_place(log, log.timestamps >= test_from)
+    if test_from > valid_from:
+        first_test = _first_place(log, log.timestamps >= test_from)
+    else:
+        first_test = np.minimum(first_valid + 1, lengths)
     train_end = first_valid
     valid = np.where(first_valid < first_test, first_valid, -1)
     test = np.where(first_test < lengths, first_test, -1)
@@ -142,15 +148,16 @@ def global_time(
 
 
 def _instants(timestamps: np.ndarray, times: Sequence[float | int]) -> tuple[float, float]:
-    if len(times) != 2 or not np.all(np.isfinite(times)) or not times[0] < times[1]:
+    """(validation from, test from); equal if one was given."""
+    rising = len(times) == 1 or (len(times) == 2 and times[0] < times[1])
+    if not rising or not np.all(np.isfinite(times)):
         raise ConfigError(
-            f"data.split_times={times} should be two rising numbers: quantiles such as (0.8, 0.9), or instants "
-            "in the unit of the log's times"
+            f"data.split_times={times} should be one number or two rising ones: quantiles such as (0.8, 0.9), or "
+            "instants in the unit of the log's times"
         )
-    if 0 < times[0] and times[1] < 1:
-        first, second = np.quantile(timestamps, times, method="higher")
-        return float(first), float(second)
-    return float(times[0]), float(times[1])
+    if 0 < times[0] and times[-1] < 1:
+        times = np.quantile(timestamps, times, method="higher")
+    return float(times[0]), float(times[-1])
 
 
 def _first_place(log: InteractionLog, flags: np.ndarray) -> np.ndarray:

@@ -63,6 +63,15 @@ def test_global_time_by_hand():
     assert notes["test_cold_user_queries"] == 1
 
 
+def test_one_instant_gives_the_next_two_items():
+    split = global_time(timed_log(BY_HAND), (10,))
+    assert split.train_end.tolist() == [2, 2, 0, 0]
+    assert split.valid_position.tolist() == [2, 2, -1, -1]
+    assert split.test_position.tolist() == [3, -1, 1, -1]
+    assert split.memory_end.tolist() == [3, 3, 1, 1]
+    assert split.notes["valid_from"] == split.notes["test_from"] == 10
+
+
 def test_cold_queries_are_dropped_on_request():
     log = timed_log(BY_HAND)
     split = global_time(log, (10, 20), cold_items="drop")
@@ -97,9 +106,31 @@ def test_nothing_after_an_instant_is_on_the_other_side(rows, times):
             assert positions[user] == expected
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 12)), min_size=1, max_size=40
+    ),
+    st.sampled_from([(4,), (0.5,), (12.5,)]),
+)
+def test_one_instant_keeps_what_is_before_it_for_training(rows, times):
+    log = timed_log(rows)
+    try:
+        split = global_time(log, times)
+    except DataError:
+        return
+    instant = split.notes["valid_from"]
+    for user in range(log.num_users):
+        mine = log.timestamps[log.offsets[user] : log.offsets[user + 1]]
+        before = int(np.sum(mine < instant))
+        assert split.train_end[user] == before
+        assert split.valid_position[user] == (before if 0 < before < len(mine) else -1)
+        assert split.test_position[user] == (before + 1 if before + 1 < len(mine) else -1)
+        assert split.memory_end[user] == min(before + 1, len(mine))
+
+
 def test_what_cannot_be_split_by_time_is_refused():
     log = timed_log(BY_HAND)
-    with pytest.raises(ConfigError, match="split_times=.* should be two rising numbers"):
+    with pytest.raises(ConfigError, match="split_times=.* should be one number or two rising"):
         global_time(log, (20, 10))
     with pytest.raises(DataError, match="leaves no test query in timed"):
         global_time(log, (10, 99))
