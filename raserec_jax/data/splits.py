@@ -103,7 +103,7 @@ def global_time(
     valid_from, test_from = _instants(log.timestamps, times)
     lengths = log.lengths
     first_valid = _first_place(log, log.timestamps >= valid_from)
-    if test_from > valid_from:
+    if len(times) == 2:
         first_test = _first_place(log, log.timestamps >= test_from)
     else:
         first_test = np.minimum(first_valid + 1, lengths)
