@@ -13,7 +13,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from raserec_jax.batching.packing import PackedRows, default_row_len, gather_items, pack_on_host
-from raserec_jax.batching.windows import Examples, Windows, query_windows, user_windows
+from raserec_jax.batching.windows import (
+    Examples,
+    Windows,
+    prefix_windows,
+    query_windows,
+    user_windows,
+)
 from raserec_jax.data.splits import Split
 from raserec_jax.models.encoder import SequenceEncoder
 
@@ -54,9 +60,21 @@ def evaluation_set(split: Split, part: str, *, max_len: int, row_len: int = 0) -
 
 
 def example_rows(
-    split: Split, examples: Examples, *, max_len: int, long_history: str, row_len: int = 0
+    split: Split,
+    examples: Examples,
+    *,
+    max_len: int,
+    long_history: str,
+    row_len: int = 0,
+    align: str = "left",
 ) -> PackedRows:
-    """Rows that hold every training example once; read i is the history of example i."""
+    """Rows that hold every training example once; read i is the history of example i.
+
+    With `align="right"` (`SequenceEncoder.align`) each has a window of its own: no other place stands for it.
+    """
+    if align == "right":
+        windows = prefix_windows(examples, max_len)
+        return history_rows(windows, row_len or default_row_len(max_len))
     windows = user_windows(split, max_len, long_history)
     rows = _packed(windows, row_len or default_row_len(max_len))
     read_places = np.asarray(rows.token_places)[rows.read_rows, rows.read_columns]

@@ -186,6 +186,7 @@ def info_nce(
     similarity: str = "dot",
     valid: Bool[Array, " batch"] | None = None,
     owners: tuple[Int[Array, " batch"], Int[Array, " batch"]] | None = None,
+    two_sided: bool = True,
 ) -> Float[Array, ""]:
     """In-batch InfoNCE over both views: 1 positive and 2 * batch - 2 negatives per row (RaSeRec eq. L_ret).
 
@@ -197,9 +198,11 @@ def info_nce(
       valid: rows that take part, as anchors and as negatives; default all.
       owners: user of each anchor and of each positive; views of one user are then no negatives of each other.
         Batches of whole histories need it: prefixes of one user are near copies. Default: all are (published).
+      two_sided: False = only the first view is an anchor, and only the other rows of the second view are its
+        negatives, batch - 1 of them (SRA-CL eq. 9 as printed; its code is two-sided).
 
     Returns:
-      Mean loss over both views of the valid rows, in nats; 0 if none is valid.
+      Mean loss over the valid rows (of both views), in nats; 0 if none is valid.
 
     Raises:
       ValueError: batch < 2, temperature <= 0, or an unknown similarity.
@@ -222,6 +225,9 @@ def info_nce(
     positive = jnp.sum(both * both[pair], axis=1) / temperature
     itself = rows[:, None] == rows[None, :]
     left_out = itself | ~taking_part[None, :]
+    if not two_sided:
+        left_out = left_out | (rows < batch)[None, :]
+        taking_part = taking_part & (rows < batch)
     if owners is not None:
         owner = jnp.concatenate(owners)
         same = (owner[:, None] == owner[None, :]) & (pair[:, None] != rows[None, :])

@@ -103,6 +103,11 @@ class EncoderBlock(nn.Module):
         return x if pre else norms[1](x)
 
 
+def segment_lengths(segment_ids: Int[Array, "batch seq"]) -> Int[Array, "batch seq"]:
+    """How many places of the row have the segment of each place."""
+    return jnp.sum(segment_ids[:, :, None] == segment_ids[:, None, :], axis=2, dtype=jnp.int32)
+
+
 class SequenceEncoder(nn.Module):
     """Item histories to hidden vectors; the item table is also the output matrix (tied).
 
@@ -120,6 +125,8 @@ class SequenceEncoder(nn.Module):
       repeat_bias: learn one number that the score of every item of the history gets (`repeat_bias` below). The user
         vector starts from the embeddings of the last items, so a plain product ranks these high even where nobody
         takes an item twice; where repeats are frequent the number grows instead.
+      align: "left", a window's first item has position 0; or "right", its last item has position max_len - 1, as in
+        code that pads on the left (SRA-CL). A place then stands for its prefix only where a window ends.
     """
 
     num_items: int
@@ -134,6 +141,7 @@ class SequenceEncoder(nn.Module):
     norm_epsilon: float = 1e-12
     init_scale: float = 0.02
     repeat_bias: bool = False
+    align: str = "left"
 
     @nn.compact
     def __call__(
@@ -158,16 +166,20 @@ class SequenceEncoder(nn.Module):
           hidden, [batch, seq, dim], or [reads, dim] with `read`; float32.
 
         Raises:
-          ValueError: dim is not a multiple of num_heads, or norm is unknown.
+          ValueError: dim is not a multiple of num_heads, or norm or align is unknown.
         """
         if self.dim % self.num_heads:
             raise ValueError(f"dim={self.dim} is not a multiple of num_heads={self.num_heads}")
         if self.norm not in ("post", "pre"):
             raise ValueError(f"norm={self.norm!r} is unknown; use 'post' or 'pre'")
+        if self.align not in ("left", "right"):
+            raise ValueError(f"align={self.align!r} is unknown; use 'left' or 'right'")
         if segment_ids is None:
             segment_ids = (item_ids != 0).astype(jnp.int32)
         if positions is None:
             positions = places_within_segments(segment_ids)
+        if self.align == "right":
+            positions = positions + self.max_len - segment_lengths(segment_ids)
         init = nn.initializers.normal(self.init_scale)
         item_table = self.param("item_table", init, (self.num_items + 1, self.dim))
         position_table = self.param("position_table", init, (self.max_len, self.dim))
