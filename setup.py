@@ -39,6 +39,8 @@ EXTRAS = {
         "hypothesis>=6.100",
         # Older ones check shapes only of packages that no conftest.py imports.
         "jaxtyping>=0.3.11",
+        # Small; so the tests against a misbehaving endpoint always run.
+        "openai>=1.50",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         # Another minor version formats differently, and launch/test.sh checks the format.
@@ -55,6 +57,7 @@ setup(
     description="Retrieval-augmented sequential recommendation (RaSeRec) in JAX",
     python_requires=">=3.11",
     packages=find_packages(include=["raserec_jax", "raserec_jax.*"]),
+    package_data={"raserec_jax.semantic": ["templates/*.txt"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )

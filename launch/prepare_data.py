@@ -10,9 +10,9 @@ Examples:
 from absl import flags
 
 from raserec_jax import cli
+from raserec_jax.constants import DUPLICATE_RULES, FORMATS
 from raserec_jax.data import preparation
-from raserec_jax.data.filters import DUPLICATES, Filters
-from raserec_jax.data.formats import FORMATS
+from raserec_jax.data.filters import Filters
 
 _INTERACTIONS = flags.DEFINE_string(
     "interactions",
@@ -21,7 +21,7 @@ _INTERACTIONS = flags.DEFINE_string(
     "ratings, JSON lines, Parquet; or a saved log's folder",
 )
 _DATASET = flags.DEFINE_string("dataset", None, "a known data set, in place of --interactions")
-_FORMAT = flags.DEFINE_string("format", "auto", f"of --interactions: auto, {', '.join(FORMATS)}")
+_FORMAT = flags.DEFINE_string("format", "auto", f"of --interactions: {', '.join(FORMATS)}")
 _COLUMNS = flags.DEFINE_string(
     "columns", "", "names that --interactions gives to columns, such as user_id=who,timestamp=when"
 )
@@ -38,7 +38,7 @@ _FROM_DATE = flags.DEFINE_string(
 )
 _TO_DATE = flags.DEFINE_string("to_date", "", "last time to keep; a date is that whole day")
 _DUPLICATES = flags.DEFINE_enum(
-    "duplicates", "all", DUPLICATES, "which of a user's interactions with one item to keep"
+    "duplicates", "all", DUPLICATE_RULES, "which of a user's interactions with one item to keep"
 )
 _MIN_HISTORY = flags.DEFINE_integer("min_history", 1, "interactions; shorter users are left out")
 _MAX_HISTORY = flags.DEFINE_integer(

@@ -6,6 +6,7 @@ sha256 of its own; it gets its name by a rename once all of it is on disk. A fol
 checkpoint.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -13,8 +14,9 @@ import logging
 import os
 import re
 import shutil
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ import orbax.checkpoint as ocp
 from raserec_jax.errors import CheckpointError
 
 _STEP = re.compile(r"^\d{9}$")
+_ORBAX = os.path.dirname(ocp.__file__)
 
 
 def save(folder: Path, tree: Any, meta: dict) -> None:
@@ -45,15 +48,16 @@ def save(folder: Path, tree: Any, meta: dict) -> None:
         _finish_replacing(folder)
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        with _reported_here(), ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(building / "tree", tree)
-            checkpointer.wait_until_finished()
+        if jax.tree.leaves(tree):  # Orbax refuses to save nothing
+            with _reported_here(), ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(building / "tree", tree)
+                checkpointer.wait_until_finished()
         manifest = {"meta": meta, "leaves": _describe(tree), "sha256": _digests(building)}
         (building / "manifest.json").write_bytes(_manifest_bytes(manifest))
         _replace(building, folder)
     except (OSError, ValueError, RuntimeError) as error:  # Orbax: ValueError for a full disk
         shutil.rmtree(building, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[-200:]
+        reason = _reason(error)
         raise CheckpointError(
             f"{folder}: the checkpoint cannot be written ({reason}); free space or make the folder writable and run "
             "again: earlier checkpoints are as they were"
@@ -75,6 +79,8 @@ def restore(folder: Path, template: Any) -> tuple[Any, dict]:
     expected = _describe(template)
     if manifest["leaves"] != expected:
         raise CheckpointError(_difference(folder, manifest["leaves"], expected))
+    if not expected:
+        return template, manifest["meta"]
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), template)
     with ocp.StandardCheckpointer() as checkpointer:
         tree = checkpointer.restore(folder / "tree", abstract)
@@ -130,6 +136,14 @@ def restore_newest(root: Path, template: Any) -> tuple[Any, dict] | None:
             f"{root}: every checkpoint is damaged (kept as damaged-*); delete the folder to train this stage anew"
         )
     return None
+
+
+def _reason(error: Exception) -> str:
+    """Why a save failed, in the operating system's words if it has some: TensorStore hides its error number."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    if number:
+        return os.strerror(int(number.group(1)))
+    return getattr(error, "strerror", None) or " ".join(str(error).split())[-200:]
 
 
 def _set_aside(folder: Path) -> None:
@@ -272,15 +286,39 @@ def _clear_leftovers(root: Path) -> None:
 
 @contextlib.contextmanager
 def _reported_here() -> Iterator[None]:
-    """Orbax's threads print a traceback of an error that the caller is told of anyway."""
-    before = threading.excepthook
+    """Orbax's threads log and print tracebacks of an error that the caller is told of anyway."""
+    before, logger = threading.excepthook, logging.getLogger("absl")
 
     def hook(args: threading.ExceptHookArgs) -> None:
         if not type(args.thread).__module__.startswith("orbax."):
             before(args)
 
     threading.excepthook = hook
+    logger.addFilter(_not_of_orbax)
+    outer = sys.unraisablehook
+    sys.unraisablehook = _without_late_answers(outer)
     try:
         yield
+        sys.unraisablehook = outer  # not after an error: they may still come
     finally:
         threading.excepthook = before
+        logger.removeFilter(_not_of_orbax)
+
+
+def _without_late_answers(outer: Callable) -> Callable:
+    """sys.unraisablehook without what TensorStore prints of a save that failed: it answers an event loop of Orbax's
+    that is closed by then, with a traceback for each write."""
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        # Called straight from TensorStore's threads: nothing of ours or of a caller's stands above.
+        traceback = unraisable.exc_traceback
+        place = traceback and traceback.tb_frame.f_code.co_filename
+        late = isinstance(unraisable.exc_value, RuntimeError)
+        if not (late and place == asyncio.base_events.__file__):
+            outer(unraisable)
+
+    return hook
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return not record.pathname.startswith(_ORBAX)

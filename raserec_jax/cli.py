@@ -16,9 +16,12 @@ that is not finite; 4 interrupted, run again to go on. XLA's flags need no care 
 raserec_jax settles them.
 """
 
+import contextlib
 import difflib
 import errno
 import importlib
+import logging as std_logging
+import os
 import re
 import sys
 import textwrap
@@ -60,7 +63,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     """Parses the flags, calls `main(argv)`, and exits with the code of what happened."""
     # In sys.argv, since config_flags looks for its overrides there.
     sys.argv[1:] = [_ITEMS_FLAG.sub(r"\1item_text", argument) for argument in sys.argv[1:]]
-    app.run(lambda argv: _call(main, argv), flags_parser=_parse_flags)
+    app.run(lambda argv: _leave(_call(main, argv)), flags_parser=_parse_flags)
 
 
 def config_flag() -> flags.FlagHolder:
@@ -130,7 +133,11 @@ def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        where = (
+            f"{error.filename}: "
+            if error.filename
+            else "a file, or the output, cannot be written: "
+        )
         reason = f"{where}{error.strerror}; free space, or make the folder writable, and run again"
         return _complain(reason, EXIT_USER)
     except KeyboardInterrupt:
@@ -139,10 +146,30 @@ def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
 
 
 def _complain(message: object, exit_code: int, label: str = "error") -> int:
-    """Prints one line to stderr; returns the exit code."""
-    sys.stdout.flush()
-    print(f"{label}: {' '.join(str(message).splitlines())}", file=sys.stderr)
+    """Prints one line to stderr; returns the exit code. Output on a full disk is no reason for another one."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        print(f"{label}: {' '.join(str(message).splitlines())}", file=sys.stderr, flush=True)
     return exit_code
+
+
+def _leave(exit_code: int) -> int:
+    """Hands over the output; returns the exit code, 2 in place of 0 if output was lost.
+
+    After an error or a stop the process ends here: a computation that nobody waits for any more may still run, and
+    XLA crashes (SIGSEGV in place of the exit code) if the interpreter is taken down under it. Nor can Python then put
+    a code of its own in place, for output that it cannot write.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            exit_code = exit_code or _complain(f"output is lost ({error.strerror})", EXIT_USER)
+    if exit_code == EXIT_DONE:
+        return exit_code
+    logging.flush()
+    os._exit(exit_code)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -160,7 +187,16 @@ def _parse_flags(argv: list[str]) -> list[str]:
         sys.exit(_complain(_in_words(error), EXIT_USER))
     if FLAGS["verbosity"].using_default_value:
         FLAGS.verbosity = logging.WARNING  # at absl's own default Orbax fills the terminal
+    _say_warnings_plainly()
     return rest
+
+
+def _say_warnings_plainly() -> None:
+    """Our own warnings are for the user: one line each, as errors are, without absl's time and place."""
+    handler, logger = std_logging.StreamHandler(), std_logging.getLogger("raserec_jax")
+    handler.setFormatter(std_logging.Formatter("warning: %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
 
 
 def _check_config(argv: list[str]) -> None:

@@ -1,20 +1,41 @@
 """What the values of a configuration mean, and the rules that types cannot express; checked before any work."""
 
+import json
+
 from ml_collections import ConfigDict
 
-from raserec_jax.constants import COLD_RULES, METRIC_CUTOFFS, SPLITS
+from raserec_jax.constants import (
+    BACKBONES,
+    COLD_RULES,
+    DUPLICATE_RULES,
+    FORMATS,
+    METRIC_CUTOFFS,
+    SPLITS,
+)
 from raserec_jax.errors import ConfigError
+from raserec_jax.semantic.settings import FIELD_HELP as SEMANTIC_HELP
+from raserec_jax.semantic.settings import check_semantic, semantic_settings
 
 FIELD_HELP = {
     "seed": "of everything that is drawn",
     "data.dataset": "name of a known set, used if data.interactions is empty; empty = movielens_100k",
-    "data.interactions": "file of interactions, TSV, CSV or RecBole .inter",
+    "data.interactions": "file of interactions, of any format below, gzipped or not, or a saved log's folder",
+    "data.format": f"of the interactions: {', '.join(FORMATS)}; auto = by content",
+    "data.columns": "what the file calls its columns, such as user_id=who,timestamp=when; numbers if it has no header",
     "data.item_text": "file with item_id and text columns (also written --config.data.items)",
-    "data.min_interactions": "k of the iterated k-core; 1 keeps everything",
+    "data.min_rating": "leave out interactions rated lower; None = keep all",
+    "data.from_date": "first time to keep: 2014-07-23, 2014-07-23T10:00 (UTC), or a number in the file's unit",
+    "data.to_date": "last time to keep; a date is that whole day",
+    "data.duplicates": "which of a user's interactions with one item to keep: all, first or last",
+    "data.min_history": "interactions; shorter users are left out",
+    "data.max_history": "interactions; longer users are left out; 0 = no limit",
+    "data.min_interactions": "k of the iterated k-core, after the filters above; 1 keeps everything",
     "data.split": "leave_one_out, or global_time: two instants for all users",
     "data.split_times": "instants of global_time (validation from, test from) or (both from,), or quantiles in (0, 1)",
     "data.cold_users": "keep or drop queries of users without training interactions (global_time)",
     "data.cold_items": "keep or drop targets that training has not seen (global_time)",
+    "encoder.kind": f"of backbone: {', '.join(BACKBONES)}",
+    "encoder.align": "left, or right: a window's last item has the last position (SRA-CL); needs batching.mode=prefix",
     "encoder.max_len": "items of a history that are looked at",
     "encoder.norm": "post (published) or pre",
     "encoder.repeat_bias": "learn what the score of an item of the history gets; needs the full softmax",
@@ -34,18 +55,95 @@ FIELD_HELP = {
     "pretrain.optimizer.skip_nonfinite": "steps in a row that are skipped and counted if not finite; 0 = exit 3 at one",
     "pretrain.stopping.patience": "epochs without improvement; 0 = never stop early",
     "pretrain.stopping.metric": "PROTOCOL/METRIC on validation, such as unfiltered/NDCG@10",
+    "sra_cl.inter_weight": "of the loss between a history and its synthesized positive; 0 = none",
+    "sra_cl.intra_weight": "of the loss between substituted views; 0 = none",
+    "sra_cl.k": "semantic neighbours of each history and item",
+    "sra_cl.positive": "synthesized, or random: one neighbour",
+    "sra_cl.neighbors": "encode (in the step, with gradient, published) or cache (encoded before epochs, no gradient)",
+    "sra_cl.neighbors_per_step": "of the k, drawn for each step; 0 = all",
+    "sra_cl.refresh_epochs": "epochs from one encoding of the cache to the next; 0 = only before the first",
+    "sra_cl.anchor": "main (the pass that predicts) or second (published)",
+    "sra_cl.views": "2 substituted views (published), or 1 against the main pass",
+    "sra_cl.substitution_rate": "share of places that a view replaces",
+    "sra_cl.negatives": "both views' (2N - 2, the authors' code) or positives (N - 1, the paper)",
+    "sra_cl.anchors": "histories per step that are contrasted; 0 = all",
+    "sra_cl.across_users": "views of one user are no negatives of each other; False as published",
     "memory.top_k": "memories per query",
     "memory.engine": "auto, exact or scann",
     "memory.eligibility": "own_earlier (published), before or all",
     "memory.recall_sample": "queries on which the index is compared with exact search",
+    "memory.key_dtype": "float32, or bfloat16: half the bytes, on disk too",
+    "memory.min_length": "items of the histories that enter the memory, at least",
+    "memory.max_length": "at most so many; 0 = no limit",
+    "memory.outside_lengths": "keep the histories outside of these bounds instead",
+    "memory.newest_share": "share of the pairs that enter the memory, the newest; needs times",
+    "memory.user_share": "share of the users whose histories enter the memory, drawn by the seed",
     "reader.alpha": "weight of the user vector, in [0, 1]",
     "reader.beta": "weight of the channel that reads targets, in [0, 1]",
+    "reader.feed_forward": "False leaves out the layers between and after the reads",
+    "reader.pooling": "attention, or mean: the plain mean of the memories in its place",
+    "reader.learn_alpha": "train alpha with the reader, from reader.alpha on",
+    "reader.learn_beta": "train beta with the reader, from reader.beta on",
+    "finetune.train_encoder": "train the encoder too, with its dropout",
+    "finetune.encoder_rate": "learning rate of the encoder as a share of the reader's",
+    "finetune.refresh_epochs": "epochs after which bank and neighbours follow the trained encoder; 0 = never",
     "finetune.control": "also train the encoder as many epochs without memory",
     "mixing.top_k": "memories of the nearest-neighbour mixture",
     "evaluation.bootstrap_samples": "resamples of the paired bootstrap over users",
     "evaluation.samples": "test users shown in the report",
+    "evaluation.noise": "shares of the test histories' items to be replaced at random, such as (0.1,0.3)",
     "checkpoint.keep": "newest checkpoints kept, at least 2",
     "checkpoint.steps_per_call": "training steps per device call",
+} | SEMANTIC_HELP
+
+
+# Values that configurations of earlier releases do not have -> what these did. A run of such a configuration goes on
+# with one that says so.
+AS_BEFORE = {
+    "data.format": "auto",
+    "data.columns": "",
+    "data.min_rating": None,
+    "data.from_date": "",
+    "data.to_date": "",
+    "data.duplicates": "all",
+    "data.min_history": 1,
+    "data.max_history": 0,
+    "encoder.kind": "transformer",
+    "encoder.align": "left",
+    "memory.key_dtype": "float32",
+    "memory.min_length": 0,
+    "memory.max_length": 0,
+    "memory.outside_lengths": False,
+    "memory.newest_share": 1.0,
+    "memory.user_share": 1.0,
+    "reader.feed_forward": True,
+    "reader.pooling": "attention",
+    "reader.learn_alpha": False,
+    "reader.learn_beta": False,
+    "finetune.train_encoder": False,
+    "finetune.encoder_rate": 0.1,
+    "finetune.refresh_epochs": 0,
+    "evaluation.noise": [],
+    "semantic": json.loads(json.dumps(semantic_settings().to_dict())),
+    "sra_cl": {
+        "inter_weight": 0.0,
+        "intra_weight": 0.0,
+        "k": 10,
+        "positive": "synthesized",
+        "neighbors": "cache",
+        "neighbors_per_step": 0,
+        "refresh_epochs": 1,
+        "anchor": "main",
+        "views": 2,
+        "substitution_rate": 0.2,
+        "temperature": 1.0,
+        "similarity": "dot",
+        "negatives": "both",
+        "anchors": 0,
+        "across_users": False,
+        "attention_dropout": 0.5,
+        "slope": 0.2,
+    },
 }
 
 
@@ -62,6 +160,7 @@ def check_config(config: ConfigDict) -> None:
         if not low <= _value(config, name) <= high:
             bounds = f"at least {low}" if high == _ANY else f"in [{low}, {high}]"
             raise ConfigError(_wrong(config, name, bounds))
+    check_semantic(config.semantic)
     for stage in ("pretrain.stopping", "finetune.stopping", "mixing"):
         if _value(config, f"{stage}.metric") not in _METRICS:
             raise ConfigError(
@@ -78,6 +177,27 @@ def check_config(config: ConfigDict) -> None:
             "--config.data.split=global_time needs --config.memory.eligibility=before, so that no query reads what "
             f"happened after it; it is {config.memory.eligibility!r}"
         )
+    if 0 < config.data.max_history < config.data.min_history:
+        raise ConfigError(
+            _wrong(
+                config,
+                "data.max_history",
+                f"0 or at least {config.data.min_history}, which is data.min_history",
+            )
+        )
+    for name in ("alpha", "beta"):
+        if config.reader[f"learn_{name}"] and not 0.0 < config.reader[name] < 1.0:
+            raise ConfigError(
+                _wrong(config, f"reader.{name}", "a start inside (0, 1), as it is learned")
+            )
+    if 0 < config.memory.max_length < config.memory.min_length:
+        raise ConfigError(_wrong(config, "memory.max_length", "0 or at least memory.min_length"))
+    if not all(0.0 < share <= 1.0 for share in config.evaluation.noise):
+        raise ConfigError(_wrong(config, "evaluation.noise", "shares in (0, 1]"))
+    if config.encoder.align == "right" and config.pretrain.batching.mode != "prefix":
+        raise ConfigError(
+            _wrong(config, "encoder.align", "'left', or pretrain.batching.mode=prefix beside it")
+        )
     row_len = config.pretrain.batching.row_len
     if 0 < row_len < config.encoder.max_len:
         raise ConfigError(
@@ -88,8 +208,12 @@ def check_config(config: ConfigDict) -> None:
 _ANY = float("inf")
 _CHOICES = {
     "data.split": SPLITS,
+    "data.format": FORMATS,
+    "data.duplicates": DUPLICATE_RULES,
     "data.cold_users": COLD_RULES,
     "data.cold_items": COLD_RULES,
+    "encoder.kind": BACKBONES,
+    "encoder.align": ("left", "right"),
     "encoder.norm": ("post", "pre"),
     "pretrain.batching.mode": ("packed", "prefix"),
     "pretrain.batching.long_history": ("chunked", "exact"),
@@ -98,11 +222,20 @@ _CHOICES = {
     "pretrain.contrast.similarity": ("dot", "cos"),
     "pretrain.optimizer.schedule": ("constant", "cosine", "linear"),
     "finetune.optimizer.schedule": ("constant", "cosine", "linear"),
+    "sra_cl.positive": ("synthesized", "random"),
+    "sra_cl.neighbors": ("encode", "cache"),
+    "sra_cl.anchor": ("main", "second"),
+    "sra_cl.similarity": ("dot", "cos"),
+    "sra_cl.negatives": ("both", "positives"),
     "memory.engine": ("auto", "exact", "scann"),
     "memory.eligibility": ("own_earlier", "before", "all"),
+    "memory.key_dtype": ("float32", "bfloat16"),
+    "reader.pooling": ("attention", "mean"),
 }
 _BELOW_ONE = (0.0, 1.0 - 1e-9)
 _RANGES = {
+    "data.min_history": (1, _ANY),
+    "data.max_history": (0, _ANY),
     "data.min_interactions": (1, _ANY),
     "encoder.max_len": (2, _ANY),
     "encoder.num_layers": (1, _ANY),
@@ -117,7 +250,21 @@ _RANGES = {
     "pretrain.optimizer.skip_nonfinite": (0, _ANY),
     "pretrain.stopping.epochs": (1, _ANY),
     "pretrain.stopping.patience": (0, _ANY),
+    "sra_cl.inter_weight": (0.0, _ANY),
+    "sra_cl.intra_weight": (0.0, _ANY),
+    "sra_cl.k": (1, _ANY),
+    "sra_cl.views": (1, 2),
+    "sra_cl.neighbors_per_step": (0, _ANY),
+    "sra_cl.refresh_epochs": (0, _ANY),
+    "sra_cl.substitution_rate": (0.0, 1.0),
+    "sra_cl.temperature": (1e-6, _ANY),
+    "sra_cl.anchors": (0, _ANY),
+    "sra_cl.attention_dropout": _BELOW_ONE,
     "memory.top_k": (1, _ANY),
+    "memory.min_length": (0, _ANY),
+    "memory.max_length": (0, _ANY),
+    "memory.newest_share": (1e-9, 1.0),
+    "memory.user_share": (1e-9, 1.0),
     "reader.alpha": (0.0, 1.0),
     "reader.beta": (0.0, 1.0),
     "reader.attention_temperature": (1e-6, _ANY),
@@ -126,6 +273,8 @@ _RANGES = {
     "finetune.batch_size": (1, _ANY),
     "finetune.optimizer.skip_nonfinite": (0, _ANY),
     "finetune.stopping.epochs": (1, _ANY),
+    "finetune.encoder_rate": (0.0, _ANY),
+    "finetune.refresh_epochs": (0, _ANY),
     "mixing.top_k": (1, _ANY),
     "evaluation.bootstrap_samples": (1, _ANY),
     "checkpoint.keep": (2, _ANY),

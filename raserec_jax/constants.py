@@ -12,5 +12,26 @@ SPLITS = ("leave_one_out", "global_time")
 COLD_RULES = ("keep", "drop")
 """What is done with queries of users, or targets, that training has not seen."""
 
+FORMATS = (
+    "auto",
+    "table",
+    "recbole",
+    "sequences",
+    "pairs",
+    "movielens_dat",
+    "amazon_ratings",
+    "ratings_user_item",
+    "ratings_item_user",
+    "json_lines",
+    "parquet",
+)
+"""Of a file of interactions; `data.formats` reads them."""
+
+DUPLICATE_RULES = ("all", "first", "last")
+"""Which of a user's interactions with one item are kept."""
+
 METRIC_CUTOFFS = (1, 5, 10, 20, 50)
 """Cutoffs at which HR, NDCG and MRR are reported."""
+
+BACKBONES = ("transformer", "gru")
+"""Names of the encoders (`models.backbones`)."""

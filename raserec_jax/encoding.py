@@ -21,7 +21,7 @@ from raserec_jax.batching.windows import (
     user_windows,
 )
 from raserec_jax.data.splits import Split
-from raserec_jax.models.encoder import SequenceEncoder
+from raserec_jax.models.backbones import Encoder
 
 ROWS_PER_BLOCK = 128
 
@@ -70,7 +70,7 @@ def example_rows(
 ) -> PackedRows:
     """Rows that hold every training example once; read i is the history of example i.
 
-    With `align="right"` (`SequenceEncoder.align`) each has a window of its own: no other place stands for it.
+    With `align="right"` (`Encoder.align`) each has a window of its own: no other place stands for it.
     """
     if align == "right":
         windows = prefix_windows(examples, max_len)
@@ -95,7 +95,7 @@ def _packed(windows: Windows, row_len: int) -> PackedRows:
 
 @functools.partial(jax.jit, static_argnames=("encoder", "rows_per_block"))
 def encode_rows(
-    encoder: SequenceEncoder,
+    encoder: Encoder,
     params: dict,
     item_ids: Int[Array, " interactions"],
     rows: PackedRows,

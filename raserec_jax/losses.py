@@ -1,6 +1,7 @@
 """Losses: arrays in, a mean loss out. They know neither models nor batches."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -86,20 +87,53 @@ def default_chunk_items(batch: int) -> int:
     return 8192
 
 
-def _chunks(item_table: Array, chunk_items: int) -> tuple[Array, Array]:
-    """The table as [chunks, chunk, dim] (zero rows at the end) and the id of each chunk's first row."""
-    rows, dim = item_table.shape
+SAFE_LOGIT = 60.0
+"""Logits within +-60 are exponentiated as they are: neither exp nor a sum over any catalogue leaves float32."""
+
+
+def _chunks(
+    item_table: Array, chunk_items: int, include_padding_class: bool
+) -> tuple[Array, Array]:
+    """The rows that are classes: as many full chunks as there are, [chunks, chunk, dim], and the rest, [rest, dim]."""
+    classes = item_table if include_padding_class else item_table[1:]
+    rows, dim = classes.shape
     chunk = min(chunk_items, rows)
-    count = -(-rows // chunk)
-    padded = jnp.pad(item_table, ((0, count * chunk - rows), (0, 0)))
-    return padded.reshape(count, chunk, dim), jnp.arange(count, dtype=jnp.int32) * chunk
+    full = rows // chunk
+    return classes[: full * chunk].reshape(full, chunk, dim), classes[full * chunk :]
 
 
-def _chunk_logits(query, chunk, start, rows: int, include_padding_class: bool):
-    """Logits of one chunk, far below zero for rows that are no class."""
-    ids = start + jnp.arange(chunk.shape[0], dtype=jnp.int32)
-    is_class = (ids < rows) & ((ids > 0) | include_padding_class)
-    return query @ chunk.T + jnp.where(is_class, 0.0, -1e30)[None, :]
+def _log_norm(query: Array, chunks: Array, rest: Array, item_table: Array) -> Array:
+    """log sum exp of each row's logits.
+
+    By Cauchy and Schwarz no logit is above |query| |item|. While that is small, as it is in a healthy run, the streamed
+    maximum is not needed, which takes as long as the exponentials on a CPU; otherwise it is.
+    """
+    norms = (jnp.max(jnp.sum(x * x, axis=1)) for x in (query, item_table))
+    bound = jnp.sqrt(math.prod(norms))
+
+    def plain():
+        def summed(chunk):  # a product with ones: the quickest sum on a CPU
+            return jnp.exp(query @ chunk.T) @ jnp.ones(chunk.shape[0], query.dtype)
+
+        def step(total, chunk):
+            return total + summed(chunk), None
+
+        return jnp.log(jax.lax.scan(step, summed(rest), chunks)[0])
+
+    def shifted():
+        def step(carry, chunk):
+            top, total = carry
+            logits = query @ chunk.T
+            new_top = jnp.maximum(top, jnp.max(logits, axis=1, initial=-1e30))
+            kept = total * jnp.exp(top - new_top)
+            return (new_top, kept + jnp.sum(jnp.exp(logits - new_top[:, None]), axis=1)), None
+
+        # A finite start: a rest without any row must not give inf - inf.
+        start = (jnp.full(query.shape[0], -1e30, query.dtype), jnp.zeros_like(query[:, 0]))
+        top, total = jax.lax.scan(step, step(start, rest)[0], chunks)[0]
+        return top + jnp.log(total)
+
+    return jax.lax.cond(bound <= SAFE_LOGIT, plain, shifted)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -108,42 +142,35 @@ def _cross_entropy(query, item_table, target_ids, include_padding_class, chunk_i
 
 
 def _cross_entropy_fwd(query, item_table, target_ids, include_padding_class, chunk_items):
-    rows = item_table.shape[0]
-
-    def step(carry, chunk_and_start):
-        top, total = carry
-        logits = _chunk_logits(query, *chunk_and_start, rows, include_padding_class)
-        new_top = jnp.maximum(top, jnp.max(logits, axis=1))
-        total = total * jnp.exp(top - new_top) + jnp.sum(jnp.exp(logits - new_top[:, None]), axis=1)
-        return (new_top, total), None
-
-    # A finite start: a first chunk without any class must not give inf - inf.
-    start = (jnp.full(query.shape[0], -1e30, query.dtype), jnp.zeros(query.shape[0], query.dtype))
-    (top, total), _ = jax.lax.scan(step, start, _chunks(item_table, chunk_items))
-    log_norm = top + jnp.log(total)
+    chunks, rest = _chunks(item_table, chunk_items, include_padding_class)
+    log_norm = _log_norm(query, chunks, rest, item_table)
     target_logits = jnp.sum(query * item_table[target_ids], axis=1)
     return log_norm - target_logits, (query, item_table, target_ids, log_norm)
 
 
 def _cross_entropy_bwd(include_padding_class, chunk_items, residuals, cotangent):
     query, item_table, target_ids, log_norm = residuals
-    rows = item_table.shape[0]
     scaled = query * cotangent[:, None]
 
-    def step(grad_query, chunk_and_start):
-        chunk, start = chunk_and_start
-        logits = _chunk_logits(query, chunk, start, rows, include_padding_class)
-        probabilities = jnp.exp(logits - log_norm[:, None])
+    def gradients(chunk):
+        probabilities = jnp.exp(query @ chunk.T - log_norm[:, None])
         # [dim, chunk]: this way round the small side is transposed, not the block of probabilities.
         grad_chunk = jax.lax.dot_general(scaled, probabilities, (((0,), (0,)), ((), ())))
-        return grad_query + probabilities @ chunk, grad_chunk
+        return probabilities @ chunk, grad_chunk
 
-    grad_query, grad_chunks = jax.lax.scan(
-        step, jnp.zeros_like(query), _chunks(item_table, chunk_items)
-    )
+    def step(grad_query, chunk):
+        own, grad_chunk = gradients(chunk)
+        return grad_query + own, grad_chunk
+
+    chunks, rest = _chunks(item_table, chunk_items, include_padding_class)
+    grad_query, grad_rest = gradients(rest)
+    grad_query, grad_chunks = jax.lax.scan(step, grad_query, chunks)
     grad_query = (grad_query - item_table[target_ids]) * cotangent[:, None]
-    grad_table = grad_chunks.transpose(0, 2, 1).reshape(-1, item_table.shape[1])[:rows]
-    return grad_query, grad_table.at[target_ids].add(-scaled), None
+    dim = item_table.shape[1]
+    parts = [grad_chunks.transpose(0, 2, 1).reshape(-1, dim), grad_rest.T]
+    if not include_padding_class:
+        parts = [jnp.zeros((1, dim), item_table.dtype), *parts]
+    return grad_query, jnp.concatenate(parts).at[target_ids].add(-scaled), None
 
 
 _cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)

@@ -8,12 +8,18 @@ metrics.jsonl has one JSON object per logged step, appended and flushed at once:
 "/", which TensorBoard reads as groups. A run that is killed and resumed logs some steps twice:
 lines are never removed, and whoever reads lets the later line win. Only a last line that a killed
 process left half-written is repaired, when the file is opened again.
+
+The events are written at once, by the thread that logs: tensorboardX's own SummaryWriter hands them to a
+thread that dies of a full disk, and then blocks whoever logs.
 """
 
+import contextlib
 import json
 import math
 import os
 import pathlib
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,6 +39,9 @@ class MetricWriter:
     Args:
       workdir: folder of the run; made if absent.
       tensorboard: also write TensorBoard events, under workdir/tensorboard.
+
+    Raises:
+      CheckpointError: the files cannot be written (no space, no permission), here, in `write` or at the end.
     """
 
     def __init__(self, workdir: str | os.PathLike, *, tensorboard: bool = True):
@@ -41,10 +50,11 @@ class MetricWriter:
         self._lines = None
         self._events = None
         if jax.process_index() == 0:
-            self._workdir.mkdir(parents=True, exist_ok=True)
-            path = self._workdir / METRICS_FILE
-            _repair_last_line(path)
-            self._lines = path.open("a", encoding="utf-8")
+            with self._errors_told():
+                self._workdir.mkdir(parents=True, exist_ok=True)
+                path = self._workdir / METRICS_FILE
+                _repair_last_line(path)
+                self._lines = path.open("a", encoding="utf-8")
 
     def write(
         self, stage: str, step: int, metrics: Mapping[str, Any], *, epoch: int | None = None
@@ -62,6 +72,7 @@ class MetricWriter:
         Raises:
           TypeError: a metric that is neither number nor text.
           ValueError: a metric named "stage", "step" or "epoch".
+          CheckpointError: the files cannot be written.
         """
         if self._lines is None:
             return
@@ -71,39 +82,69 @@ class MetricWriter:
             raise ValueError(f"metric {taken[0]!r} would hide the field of that name; rename it")
         head = {"stage": stage, "step": int(step), "epoch": None if epoch is None else int(epoch)}
         fields = {name: _finite_or_none(value) for name, value in flat.items()}
-        self._lines.write(json.dumps(head | fields, ensure_ascii=False, allow_nan=False) + "\n")
-        self._lines.flush()
-        self._write_events(stage, int(step), flat)
+        line = json.dumps(head | fields, ensure_ascii=False, allow_nan=False)
+        with self._errors_told():
+            self._lines.write(line + "\n")
+            self._lines.flush()
+            self._write_events(stage, int(step), flat)
 
-    def _write_events(self, stage, step, flat):
-        if not self._tensorboard:
+    def _write_events(self, stage: str, step: int, flat: Mapping[str, Any]) -> None:
+        scalars = {name: value for name, value in flat.items() if isinstance(value, (int, float))}
+        if not self._tensorboard or not scalars:
             return
-        if self._events is None:
-            from tensorboardX import SummaryWriter  # slow to import, and only process 0 needs it
+        # Slow to import, and only process 0 needs it.
+        from tensorboardX import summary
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import RecordWriter
 
-            self._events = SummaryWriter(str(self._workdir / EVENTS_FOLDER))
-        for name, value in flat.items():
-            if isinstance(value, (int, float)):
-                self._events.add_scalar(f"{stage}/{name}", value, step)
+        now, events = time.time(), []
+        if self._events is None:
+            folder = self._workdir / EVENTS_FOLDER
+            folder.mkdir(exist_ok=True)
+            name = f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{os.getpid()}"
+            self._events = RecordWriter(str(folder / name))
+            events = [Event(wall_time=now, file_version="brain.Event:2")]
+        for name, value in scalars.items():
+            told = summary.scalar(f"{stage}/{name}", value)
+            events.append(Event(wall_time=now, step=step, summary=told))
+        for event in events:
+            self._events.write(event.SerializeToString())
+        self._events.flush()
 
     def flush(self) -> None:
-        """Hands everything to the operating system."""
-        for sink in (self._lines, self._events):
-            if sink is not None:
-                sink.flush()
+        """Hands everything to the operating system, as `write` does; raises as `write`."""
+        with self._errors_told():
+            for sink in (self._lines, self._events):
+                if sink is not None:
+                    sink.flush()
 
     def close(self) -> None:
-        """Closes both files; closing twice is fine, writing afterwards does nothing."""
-        for sink in (self._lines, self._events):
-            if sink is not None:
-                sink.close()
+        """Closes both files; closing twice is fine, writing afterwards does nothing. Raises as `write`."""
+        sinks = [sink for sink in (self._lines, self._events) if sink is not None]
         self._lines = self._events = None
+        with self._errors_told(), contextlib.ExitStack() as closing:
+            for sink in sinks:
+                closing.callback(sink.close)
+
+    @contextlib.contextmanager
+    def _errors_told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._workdir}: the metrics cannot be written ({error.strerror or error}); free space or make the "
+                "folder writable and run again"
+            ) from error
 
     def __enter__(self) -> "MetricWriter":
         return self
 
-    def __exit__(self, *exception) -> None:
-        self.close()
+    def __exit__(self, kind, *exc_info) -> None:
+        try:
+            self.close()
+        except CheckpointError:
+            if kind is None:  # else the error under way is what is told
+                raise
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:

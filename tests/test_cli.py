@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -244,3 +245,77 @@ def test_unknown_override_names_what_exists(name, way_out):
 
 def test_known_override_passes():
     config_files.check_override(ConfigDict({"memory": {"top_k": 20}}), "memory.top_k")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, which is always full")
+@pytest.mark.parametrize(
+    ("streams", "arguments", "code"),
+    [
+        (["stdout"], [], 2),  # what the run was for is lost
+        (["stdout", "stderr"], [], 2),
+        (["stdout"], ["--raise=NonFiniteLossError"], 3),
+        (["stdout", "stderr"], ["--raise=Interrupted"], 4),
+        (["stdout", "stderr"], ["--raise=DataError"], 2),
+    ],
+)
+def test_output_to_a_full_disk_changes_no_exit_code(folder, streams, arguments, code):
+    with open("/dev/full", "wb") as full:
+        places = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        places |= dict.fromkeys(streams, full)
+        done = subprocess.run(
+            [sys.executable, "script.py", *GOOD, *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+            **places,
+        )
+    assert done.returncode == code, done.stderr
+    if "stderr" not in streams:
+        said = done.stderr.decode()
+        assert said.count("\n") == 1
+        assert re.search("(output.* No space left|output is lost|: first line second)", said)
+
+
+_WARNING = """
+import logging
+from raserec_jax import cli
+cli.run(lambda argv: logging.getLogger("raserec_jax").warning("set aside: %s", "this"))
+"""
+
+
+def test_warnings_are_a_line_each(folder):
+    (folder / "warning.py").write_text(_WARNING)
+    command, environment = [sys.executable, "warning.py"], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "warning: set aside: this\n")
+
+
+# A computation of many minutes that nobody waits for any more: the interpreter's end waits for it, or XLA crashes.
+_COMPUTING = """
+import jax, jax.numpy as jnp
+from raserec_jax import cli
+from raserec_jax.errors import Interrupted
+
+def main(argv):
+    rounds = jax.jit(lambda x: jax.lax.fori_loop(0, 10**7, lambda i, y: y @ x, x))
+    rounds(jnp.ones((500, 500)))  # large enough for a thread of its own
+    raise Interrupted("stopped")
+
+cli.run(main)
+"""
+
+
+def test_a_stop_waits_for_no_computation(folder):
+    (folder / "computing.py").write_text(_COMPUTING)
+    done = subprocess.run(
+        [sys.executable, "computing.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (4, "interrupted: stopped\n")

@@ -3,18 +3,64 @@
 import pytest
 
 from raserec_jax import config_files, presets
-from raserec_jax.config_rules import _CHOICES, _RANGES, FIELD_HELP, check_config
+from raserec_jax.config_rules import _CHOICES, _RANGES, AS_BEFORE, FIELD_HELP, check_config
+from raserec_jax.data.known_sets import KNOWN_SETS
 from raserec_jax.errors import ConfigError
+from raserec_jax.training.workdir import plain
 
 
 @pytest.mark.parametrize("preset", [presets.raserec, presets.raserec_published])
-@pytest.mark.parametrize("dataset", ["movielens_100k", "amazon_beauty", "mine"])
+@pytest.mark.parametrize("dataset", [*KNOWN_SETS, "ml_1m", "mine", ""])
 def test_presets_pass(preset, dataset):
-    check_config(preset(dataset))
+    config = preset(dataset)
+    check_config(config)
+    assert config.data.dataset == dataset
+
+
+def changed(dataset, preset=presets.raserec):
+    """What a set changes of the generic settings."""
+    generic = dict(config_files.leaves(preset("")))
+    suited = dict(config_files.leaves(preset(dataset)))
+    assert suited.keys() == generic.keys()
+    return {
+        name: value
+        for name, value in suited.items()
+        if value != generic[name] and name != "data.dataset"
+    }
+
+
+@pytest.mark.parametrize("preset", [presets.raserec, presets.raserec_published])
+def test_what_sets_change(preset):
+    for dataset in ("mine", "amazon_beauty", "amazon_sports", "amazon_clothing"):
+        assert changed(dataset, preset) == {}
+    assert changed("amazon_video_games", preset) == {"data.min_interactions": 1}
+    dense = {"encoder.hidden_dropout": 0.25, "encoder.attention_dropout": 0.25}
+    dense["memory.engine"] = "exact"
+    edits = {"encoder.max_len": 100, "data.min_interactions": 2}
+    assert changed("wikipedia_edits", preset) == dense | edits
+    films = {"encoder.max_len": 200} | dense
+    assert changed("ml_latest_small", preset).items() >= films.items()
+    assert changed("movielens_100k", preset).items() >= films.items()
+
+
+def test_only_the_quickstart_is_cut_short():
+    assert presets.raserec("movielens_100k").pretrain.stopping.epochs == 7
+    assert presets.raserec("ml_latest_small").pretrain.stopping.epochs == 40
+    assert presets.raserec_published("movielens_100k").pretrain.stopping.epochs == 50
+
+
+def test_values_of_earlier_releases_are_those_of_the_published_preset():
+    tree = plain(presets.raserec_published())
+    for name, value in AS_BEFORE.items():
+        found = tree
+        for part in name.split("."):
+            found = found[part]
+        assert found == value, name
 
 
 def _with(name, value):
     config = presets.raserec()
+    config.data.min_history = 3
     *groups, leaf = name.split(".")
     group = config
     for part in groups:
@@ -46,6 +92,8 @@ def test_out_of_range(name):
         ("reader.num_heads", 5, "is not a multiple of --config.reader.num_heads=5"),
         ("pretrain.stopping.metric", "NDCG@10", "expected PROTOCOL/METRIC@K"),
         ("pretrain.batching.row_len", 10, "expected 0 or at least encoder.max_len"),
+        ("data.max_history", 2, "expected 0 or at least 3, which is data.min_history"),
+        ("evaluation.noise", (0.1, 1.5), r"evaluation.noise=\(0.1, 1.5\) .* shares in \(0, 1\]"),
     ],
 )
 def test_rules_across_fields(name, value, message):
@@ -56,3 +104,17 @@ def test_rules_across_fields(name, value, message):
 def test_help_speaks_only_of_what_exists():
     names = {name for name, _ in config_files.leaves(presets.raserec())}
     assert set(FIELD_HELP) <= names
+
+
+def test_a_learned_weight_starts_inside():
+    config = _with("reader.learn_beta", True)
+    config.reader.beta = 1.0
+    with pytest.raises(ConfigError, match=r"reader.beta=1.0 .* a start inside \(0, 1\)"):
+        check_config(config)
+
+
+def test_lengths_of_the_memory_agree():
+    config = _with("memory.min_length", 9)
+    config.memory.max_length = 5
+    with pytest.raises(ConfigError, match="memory.max_length=5 .* at least memory.min_length"):
+        check_config(config)

@@ -1,5 +1,7 @@
 """launch/recommend.py and launch/evaluate.py: files in, files out, and every mistake in one sentence."""
 
+# ruff: noqa: F811 - fixtures are imported, and named by the tests
+
 import gzip
 import json
 import os
@@ -12,10 +14,11 @@ import numpy as np
 import pytest
 
 from raserec_jax.errors import CheckpointError, ConfigError, DataError
-from raserec_jax.recommend import Recommender, files
+from raserec_jax.recommend import files
 from raserec_jax.recommend.files import FileReport, recommend_file
 from raserec_jax.training.reevaluate import reevaluate
 from tests import tiny_workdir as tiny
+from tests.tiny_workdir import copied, recommender, tiny_workdir  # noqa: F401
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HISTORIES = "user_id\thistory\nu03\ti003 i004\nnew\ti009 gone i010\nother\tgone\n"
@@ -25,16 +28,6 @@ HISTORIES = "user_id\thistory\nu03\ti003 i004\nnew\ti009 gone i010\nother\tgone\
 def quick_compiles():
     with tiny.quick_compiles():
         yield
-
-
-@pytest.fixture(scope="session")
-def tiny_workdir(tmp_path_factory):
-    return tiny.trained(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="module")
-def recommender(tiny_workdir):
-    return Recommender.load(tiny_workdir)
 
 
 @pytest.fixture
@@ -212,12 +205,6 @@ def test_mistakes_on_the_command_line(tiny_workdir, histories, tmp_path, changed
 # --- evaluate ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def copied(tiny_workdir, tmp_path):
-    """A copy of the workdir, to be changed."""
-    return shutil.copytree(tiny_workdir, tmp_path / "run")
-
-
 @pytest.mark.parametrize("engine", [None, "exact"])
 def test_the_test_computed_again_is_the_same(tiny_workdir, engine):
     before = sorted((path, path.stat().st_mtime_ns) for path in tiny_workdir.rglob("*"))
@@ -237,7 +224,7 @@ def test_validation_computed_again_is_the_same(tiny_workdir):
     assert found.verdict.startswith("150 valid metrics of 5 models computed again: all equal those")
     lines = found.table.splitlines()
     models = [line.split()[0] for line in lines[1:6]]
-    assert models == ["pretrain", "control", "finetune", "mixing", "combined"]
+    assert models == ["pretrain", "control", "finetune", "combined", "mixing"]
     record = json.loads((tiny_workdir / "stages/finetune.json").read_text())
     assert f"{record['valid']['unfiltered']['NDCG@10']:.4f}" in lines[3]
 

@@ -72,6 +72,18 @@ def test_next_item_loss_and_gradient(chunk_items, include_padding_class):
     assert_equals_reference(case, 0 if include_padding_class else 1, loss(*case))
 
 
+@pytest.mark.parametrize("scale", [0.0, 3.0, 6.0, 12.0, 40.0])
+@pytest.mark.parametrize("offset", [0.0, -20.0])
+def test_large_and_very_negative_logits(scale, offset):
+    """Below and above what is exponentiated as it is; with the offset, every logit of a row is far below zero."""
+    query, table, targets, weights = random_case(scale)
+    query = jnp.concatenate([query, jnp.full((BATCH, 1), offset)], axis=1)
+    table = jnp.concatenate([table, jnp.ones((ROWS, 1))], axis=1)
+    case = (query, table, targets, weights)
+    loss = value_and_grads(chunk_items=8)
+    assert_equals_reference(case, 1, loss(*case), rtol=1e-4)
+
+
 def test_next_item_loss_of_huge_and_of_weightless_rows():
     loss = value_and_grads(chunk_items=8)
     huge = random_case(scale=1e4)  # logits of tens of thousands: exp alone would overflow

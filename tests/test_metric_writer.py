@@ -1,6 +1,8 @@
 """metrics.jsonl: what is written, what a kill leaves behind, and who writes."""
 
 import json
+import os
+import resource
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +112,41 @@ def test_tensorboard_events(tmp_path):
     content = events.read_bytes()
     assert b"pretrain/loss" in content
     assert b"engine" not in content
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, which is always full")
+def test_a_full_disk_is_told_and_nothing_hangs(tmp_path):
+    """By the line at once; at the end no second time, and not in place of the error under way."""
+    words = "metrics cannot be written .No space left on device.; free space"
+    (tmp_path / METRICS_FILE).symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match=words), MetricWriter(tmp_path) as writer:
+        for step in range(100):
+            writer.write("pretrain", step, {"loss": 1.0})
+    with pytest.raises(ZeroDivisionError), MetricWriter(tmp_path) as writer:
+        with pytest.raises(CheckpointError, match=words):
+            writer.write("pretrain", 1, {"loss": 1.0})
+        raise ZeroDivisionError
+
+
+def test_events_on_a_full_disk_are_told_and_nothing_hangs(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.write("pretrain", 1, {"loss": 1.0})
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        (events,) = (tmp_path / "tensorboard").iterdir()
+        most = max(events.stat().st_size, 2000)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            with pytest.raises(CheckpointError, match="metrics cannot be written .File too large"):
+                for step in range(200):
+                    writer.write("pretrain", step, {str(place): 1.0 for place in range(9)})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_folder_in_the_way_is_told(tmp_path):
+    (tmp_path / METRICS_FILE).mkdir()
+    with pytest.raises(CheckpointError, match="metrics cannot be written .Is a directory"):
+        MetricWriter(tmp_path)
 
 
 def test_only_process_0_writes(tmp_path, monkeypatch):

@@ -111,9 +111,10 @@ def test_wheel_holds_every_module(tmp_path):
     subprocess.run(command, check=True)
     (wheel,) = tmp_path.glob("raserec_jax-0.1.0-*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        packed = {name for name in archive.namelist() if name.endswith(".py")}
-    modules = (source / "raserec_jax").rglob("*.py")
-    assert packed == {file.relative_to(source).as_posix() for file in modules}
+        packed = {name for name in archive.namelist() if name.endswith((".py", ".txt"))}
+    modules = [*PACKAGE.rglob("*.py"), *PACKAGE.glob("semantic/templates/*.txt")]
+    wanted = {file.relative_to(ROOT).as_posix() for file in modules}
+    assert {name for name in packed if ".dist-info/" not in name} == wanted
 
 
 # --- import raserec_jax -------------------------------------------------------------------

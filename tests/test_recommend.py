@@ -1,5 +1,7 @@
 """Recommender: what it recommends is what a computation by hand from the same parts gives."""
 
+# ruff: noqa: F811 - fixtures are imported, and named by the tests
+
 import json
 import shutil
 
@@ -18,6 +20,7 @@ from raserec_jax.recommend.scoring import bucket
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from tests import tiny_workdir as tiny
 from tests.quick_jit import quick_jit
+from tests.tiny_workdir import copied, recommender, tiny_workdir  # noqa: F401
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,22 +30,6 @@ def quick_compiles():
         for module in (model_module, recommender_module):
             patch.setattr(module, "LARGEST_BATCH", 16)
         yield
-
-
-@pytest.fixture(scope="session")
-def tiny_workdir(tmp_path_factory):
-    return tiny.trained(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="module")
-def recommender(tiny_workdir):
-    return Recommender.load(tiny_workdir)
-
-
-@pytest.fixture
-def copied(tiny_workdir, tmp_path):
-    """A copy of the workdir, to be changed."""
-    return shutil.copytree(tiny_workdir, tmp_path / "run")
 
 
 def change_config(workdir, **values):

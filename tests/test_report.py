@@ -34,7 +34,12 @@ def full_results():
     stages = {
         "pretrain": {"best_epoch": 3, "valid": metrics(0), "test": metrics(1)},
         "memory": {"entries": 1234567, "bank": "train+valid", "recall_vs_exact@20": 0.987},
-        "finetune": {"valid": metrics(2), "test": metrics(3), "test_train_bank": metrics(4)},
+        "finetune": {
+            "reader": {"alpha": 0.4375},
+            "valid": metrics(2),
+            "test": metrics(3),
+            "test_train_bank": metrics(4),
+        },
         "control": {"valid": metrics(5), "test": metrics(6)},
         "mixing": {"weight": 0.125, "valid": metrics(7), "test": metrics(8), "gain": gain},
         "gain": {**gain, "filtered": {"NDCG@10": interval(-0.001)}, "against": "control"},
@@ -201,7 +206,7 @@ def test_plots(workdir):
         assert pixels.shape[1] >= 900
         assert pixels.std() > 0.05  # not blank
     again = plots.draw_validation(plots.read_metrics(workdir))
-    buffer = io.BytesIO(plots._png(again))
+    buffer = io.BytesIO(plots.png_of(again))
     np.testing.assert_array_equal(image.imread(buffer), image.imread(paths[1]))
 
 
@@ -244,6 +249,7 @@ def test_the_page_is_whole_and_alone(workdir):
         "754 (12 min 34 s)",
         "0.987",
         "0.125",
+        "0.4375",
         'class="hit"',
     ):
         assert words in text

@@ -9,6 +9,7 @@ from raserec_jax import report
 from raserec_jax.evaluation import evaluate_ranks
 from raserec_jax.report import groups, plots, tables
 from raserec_jax.report.group_plots import draw_groups
+from raserec_jax.report.noise import noise_section
 
 HOSTILE = "<script>alert('&')</script>"
 MINUS = "\N{MINUS SIGN}"
@@ -174,6 +175,19 @@ def test_what_the_order_is_worth():
     ]
     assert found[2][-1] == "–"  # no interval was computed
     assert found[3][-1] == f"{MINUS}0.0120 to {MINUS}0.0080"
+
+
+def test_noise_by_share():
+    found = full_results()
+    for stage, seed in (("pretrain", 21), ("finetune", 22)):
+        found["stages"][stage]["noise"] = {"0.3": metrics(seed), "0.1": metrics(seed + 5)}
+    rows = Rows(noise_section(found)).rows
+    assert rows[0] == ["", "0%", "10%", "30%"]
+    assert [row[0] for row in rows[1:3]] == ["Stage 1, unfiltered", "RaSeRec, unfiltered"]
+    stage = found["stages"]["finetune"]
+    expected = [stage["test"], stage["noise"]["0.1"], stage["noise"]["0.3"]]
+    assert rows[4][1:] == [f"{one['filtered']['NDCG@10']:.4f}" for one in expected]
+    assert noise_section(full_results()) == ""
 
 
 def test_groups_as_a_picture(tmp_path):

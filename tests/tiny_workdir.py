@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import pathlib
+import shutil
 from unittest import mock
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from raserec_jax import presets
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import ItemText
+from raserec_jax.recommend import Recommender
 from raserec_jax.training import loop
 from raserec_jax.training.pipeline import train
 from tests.quick_jit import quick_jit
@@ -24,6 +26,18 @@ USERS, ITEMS, MAX_LEN = 60, 30, 8
 def tiny_workdir(tmp_path_factory):
     """The trained workdir; tests must not change it."""
     return trained(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def copied(tiny_workdir, tmp_path):
+    """A copy of the workdir, to be changed."""
+    return shutil.copytree(tiny_workdir, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def recommender(tiny_workdir):
+    """The workdir's; of each test file its own, as some compile otherwise."""
+    return Recommender.load(tiny_workdir)
 
 
 @functools.cache  # test files that import the fixture have one each

@@ -194,17 +194,19 @@ def encoded(
     Raises:
       DataError: as `column_of_strings`.
     """
-    try:
-        fields = [value.encode("utf-8") for value in values]
-    except UnicodeEncodeError:
-        fields = []
     # A line break after each field: an empty one at the end, too, must start within the buffer.
-    content = b"\n".join(fields) + b"\n"
-    if b"\0" in content or not fields:
+    try:
+        content = ("\n".join(values) + "\n").encode("utf-8")
+    except UnicodeEncodeError:
+        content = b"\0"
+    if b"\0" in content:
         _refuse_wrong_text(path, values, lines, unit)
-    lengths = np.fromiter(map(len, fields), np.int64, len(fields))
     buffer = np.frombuffer(content, np.uint8)
-    return buffer, np.cumsum(lengths + 1) - (lengths + 1), lengths
+    ends = np.flatnonzero(buffer == ord("\n"))
+    if ends.size != len(values):  # some lie inside of fields
+        ends = np.cumsum([len(value.encode("utf-8")) + 1 for value in values], dtype=np.int64) - 1
+    lengths = np.diff(ends, prepend=-1) - 1
+    return buffer, ends - lengths, lengths
 
 
 def _refuse_wrong_text(path: PathLike, values: Sequence[str], lines: np.ndarray, unit: str) -> None:

@@ -4,12 +4,11 @@ import dataclasses
 
 import numpy as np
 
+from raserec_jax.constants import DUPLICATE_RULES
 from raserec_jax.data.dates import Bound, in_words, parse_bound
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.sorting import stable_order
 from raserec_jax.errors import ConfigError, DataError
-
-DUPLICATES = ("all", "first", "last")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +45,9 @@ class Filters:
             value = getattr(self, name)
             parse_bound(name, value)
             object.__setattr__(self, name, None if value == "" else value)
-        if self.duplicates not in DUPLICATES:
+        if self.duplicates not in DUPLICATE_RULES:
             raise ConfigError(
-                f"duplicates={self.duplicates!r:.80} is not usable; expected one of {', '.join(DUPLICATES)}"
+                f"duplicates={self.duplicates!r:.80} is not usable; expected one of {', '.join(DUPLICATE_RULES)}"
             )
         for name, least in (("min_history", 1), ("max_history", 0), ("min_interactions", 1)):
             if getattr(self, name) < least:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -15,6 +14,7 @@ _PYTHON_TOKEN = re.compile(
     r"""'((?:[^'\\]++|\\.?)*+)(?:'|\Z)|"((?:[^"\\]++|\\.?)*+)(?:"|\Z)|\b(None|True|False)\b"""
 )
 _PYTHON_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5}|.)")
+_BETWEEN = 314159265358979323846264338327
 _WORDS = {"None": "null", "True": "true", "False": "false"}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "a": "\a"}
 
@@ -28,7 +28,15 @@ def objects(path: PathLike, block: TextBlock) -> tuple[list[dict], np.ndarray]:
     Raises:
       DataError: a line is no JSON object.
     """
-    found = list(_lines(block))
+    texts = block.content.decode("utf-8").split("\n")[:-1]
+    rows = _parsed_at_once(texts)
+    if rows is not None and set(map(type, rows)) == {dict}:
+        return rows, np.arange(block.first_line, block.first_line + len(rows))
+    found = [
+        (line, text)
+        for line, text in enumerate(texts, start=block.first_line)
+        if text and not text.isspace()
+    ]
     try:
         rows = [json.loads(text) for _, text in found]
     except (ValueError, RecursionError):
@@ -43,9 +51,22 @@ def objects(path: PathLike, block: TextBlock) -> tuple[list[dict], np.ndarray]:
     return rows, np.array([line for line, _ in found], np.int64)
 
 
-def _lines(block: TextBlock) -> Iterator[tuple[int, str]]:
-    lines = enumerate(block.content.decode("utf-8").split("\n"), start=block.first_line)
-    return ((line, text) for line, text in lines if text and not text.isspace())
+def _parsed_at_once(texts: list[str]) -> list | None:
+    """The value of each text, None if one of them is not exactly one JSON value; several times faster than one by one.
+
+    Between the texts goes a number that none of them holds and that can be spelled in one way only. Where it stands at
+    every second place, and nothing else does, every text has given one value.
+    """
+    joined = f",{_BETWEEN},".join(texts)
+    if joined.count(str(_BETWEEN)) >= len(texts):
+        return None
+    try:
+        values = json.loads(f"[{joined}]")
+    except (ValueError, RecursionError):
+        return None
+    between = values[1::2]
+    complete = len(values) == 2 * len(texts) - 1 and set(map(type, between)) <= {int}
+    return values[::2] if complete and between.count(_BETWEEN) == len(between) else None
 
 
 def _read(path: PathLike, line: int, text: str) -> object:

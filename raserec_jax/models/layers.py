@@ -9,6 +9,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
+def random_words(key: Array, count: int) -> Array:
+    """`count` random uint32 words: a counter, mixed twice with a key of 64 bits.
+
+    For dropout, where random bits of a cryptographic kind cost a CPU more than the matrix products (BUILD_NOTES, stage
+    1): two multiply-xorshift mixers, of which every output bit depends on every bit of counter and key. Tests hold
+    rates, and the independence of neighbouring draws, of draws from one word and of neighbouring keys.
+    """
+    seeds = jax.random.bits(key, (2,), jnp.uint32)
+
+    def mix(x, shifts, factors):
+        for shift, factor in zip(shifts, factors, strict=False):
+            x = (x ^ (x >> shift)) * jnp.uint32(factor)
+        return x ^ (x >> shifts[-1])
+
+    x = jax.lax.iota(jnp.uint32, count) * jnp.uint32(0x9E3779B9) + seeds[0]
+    x = mix(x, (16, 15, 15), (0x21F0AAAD, 0xD35A2D97)) + seeds[1]
+    return mix(x, (16, 13, 16), (0x85EBCA6B, 0xC2B2AE35))
+
+
 def dropout_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
     """Keep-mask of independent Bernoulli(1 - rate) draws, from as few random words as the rate allows.
 
@@ -22,7 +41,7 @@ def dropout_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
     bits = 8 if float(rate * 256).is_integer() else 16
     per_word = 32 // bits
     count = math.prod(shape)
-    words = jax.random.bits(key, (-(-count // per_word),), jnp.uint32)
+    words = random_words(key, -(-count // per_word))
     draws = jax.lax.bitcast_convert_type(words, jnp.uint8 if bits == 8 else jnp.uint16)
     draws = draws.reshape(-1)[:count].reshape(shape)
     return draws >= round(rate * 2**bits)

@@ -2,7 +2,10 @@
 
 Channel 1 attends with stored histories as keys and what followed them as values; channel 2 the other way round.
 Each channel reads twice, with a feed-forward layer between. What is retrieved, and for whom, is not its business.
+The paper's ablations (a single channel, no feed-forward, mean pooling, no memory) are settings of the same module.
 """
+
+import math
 
 import flax.linen as nn
 import jax
@@ -16,6 +19,8 @@ from raserec_jax.models.layers import (
     torch_linear_bias,
     torch_linear_kernel,
 )
+
+POOLINGS = ("attention", "mean")
 
 
 class CrossAttention(nn.Module):
@@ -72,7 +77,11 @@ class CrossAttention(nn.Module):
 
 
 class MemoryChannel(nn.Module):
-    """One channel: attend, feed-forward with residual and LayerNorm, attend again (no other residual)."""
+    """One channel: attend, feed-forward with residual and LayerNorm, attend again (no other residual).
+
+    Without `feed_forward` the second attention follows the first at once. With pooling "mean" the plain mean of the
+    values stands for both reads, as a second one would not depend on the first; feed-forward and norm come after it.
+    """
 
     num_heads: int
     inner_dim: int
@@ -80,9 +89,15 @@ class MemoryChannel(nn.Module):
     attention_dropout: float
     hidden_dropout: float
     norm_epsilon: float
+    feed_forward: bool = True
+    pooling: str = "attention"
 
     @nn.compact
     def __call__(self, query, keys, values, mask, *, deterministic: bool):
+        if self.pooling == "mean":
+            weights = mask / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+            pooled = jnp.einsum("bk,bkd->bd", weights, values)
+            return self._transform(pooled, deterministic), weights[:, None]
         attend = [
             CrossAttention(
                 self.num_heads,
@@ -94,12 +109,15 @@ class MemoryChannel(nn.Module):
             for name in ("attend_first", "attend_second")
         ]
         first, _ = attend[0](query, keys, values, mask, deterministic=deterministic)
-        inner = FeedForward(self.inner_dim, torch_linear_kernel, torch_linear_bias, name="ffn")(
-            first
-        )
-        inner = Dropout(self.hidden_dropout)(inner, deterministic=deterministic)
-        inner = nn.LayerNorm(self.norm_epsilon, name="norm")(first + inner)
+        inner = self._transform(first, deterministic)
         return attend[1](inner, keys, values, mask, deterministic=deterministic)
+
+    def _transform(self, x, deterministic: bool):
+        if not self.feed_forward:
+            return x
+        inner = FeedForward(self.inner_dim, torch_linear_kernel, torch_linear_bias, name="ffn")(x)
+        inner = Dropout(self.hidden_dropout)(inner, deterministic=deterministic)
+        return nn.LayerNorm(self.norm_epsilon, name="norm")(x + inner)
 
 
 class MemoryReader(nn.Module):
@@ -118,6 +136,10 @@ class MemoryReader(nn.Module):
       attention_temperature: extra divisor of the scores, > 0.
       hidden_dropout, attention_dropout: rates in [0, 1).
       norm_epsilon: LayerNorm's epsilon.
+      feed_forward: False leaves the feed-forward layers out, with their residual and norm.
+      pooling: "attention", or "mean" of the memories' values in its place.
+      learn_alpha, learn_beta: the weight is the sigmoid of a parameter that starts where the field says, which must
+        lie inside (0, 1).
     """
 
     num_heads: int = 2
@@ -128,6 +150,10 @@ class MemoryReader(nn.Module):
     hidden_dropout: float = 0.5
     attention_dropout: float = 0.5
     norm_epsilon: float = 1e-12
+    feed_forward: bool = True
+    pooling: str = "attention"
+    learn_alpha: bool = False
+    learn_beta: bool = False
 
     @nn.compact
     def __call__(
@@ -144,18 +170,19 @@ class MemoryReader(nn.Module):
 
         Args:
           query: user vectors h.
-          retrieved_keys: stored history vectors, best first.
+          retrieved_keys: stored history vectors, best first; of any float type, as the values.
           retrieved_values: embeddings of the items that followed them.
           retrieved_mask: which memories are real; default all.
           deterministic: no dropout; otherwise the "dropout" RNG is needed.
           return_attention: also return {"history_to_target", "target_to_history"}: weights of the last read of
-            each built channel, [batch, top_k], mean over heads.
+            each built channel, [batch, top_k], mean over heads; 1 / memories of the row with pooling "mean".
 
         Returns:
           The augmented user vectors; float32. With `return_attention`, a pair.
 
         Raises:
-          ValueError: dim is not a multiple of num_heads, alpha or beta outside [0, 1], temperature <= 0.
+          ValueError: dim is not a multiple of num_heads, alpha or beta outside [0, 1] (or on its border where it is
+            learned), temperature <= 0, an unknown pooling.
         """
         if query.shape[-1] % self.num_heads:
             raise ValueError(
@@ -164,17 +191,24 @@ class MemoryReader(nn.Module):
         for name in ("alpha", "beta"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1]")
+            if getattr(self, f"learn_{name}") and not 0.0 < getattr(self, name) < 1.0:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be inside (0, 1) to be learned"
+                )
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling={self.pooling!r} is unknown; use one of {POOLINGS}")
         if self.attention_temperature <= 0:
             raise ValueError(f"attention_temperature={self.attention_temperature} must be above 0")
         if retrieved_mask is None:
             retrieved_mask = jnp.ones(retrieved_keys.shape[:2], bool)
+        alpha, beta = self._weight("alpha"), self._weight("beta")
         channels = {
-            "history_to_target": (self.beta, retrieved_keys, retrieved_values),
-            "target_to_history": (1.0 - self.beta, retrieved_values, retrieved_keys),
+            "history_to_target": (beta, retrieved_keys, retrieved_values),
+            "target_to_history": (1.0 - beta, retrieved_values, retrieved_keys),
         }
         merged, attention = jnp.zeros_like(query), {}
         for name, (weight, keys, values) in channels.items():
-            if weight == 0.0:
+            if isinstance(weight, float) and weight == 0.0:
                 continue
             read, weights = MemoryChannel(
                 self.num_heads,
@@ -183,10 +217,36 @@ class MemoryReader(nn.Module):
                 self.attention_dropout,
                 self.hidden_dropout,
                 self.norm_epsilon,
+                self.feed_forward,
+                self.pooling,
                 name=name,
-            )(query, keys, values, retrieved_mask, deterministic=deterministic)
+            )(
+                query,
+                keys.astype(query.dtype),
+                values.astype(query.dtype),
+                retrieved_mask,
+                deterministic=deterministic,
+            )
             merged = merged + weight * read
             attention[name] = jnp.mean(weights, axis=1)
-        augmented = self.alpha * query + (1.0 - self.alpha) * merged
+        augmented = alpha * query + (1.0 - alpha) * merged
         augmented = jnp.where(jnp.any(retrieved_mask, axis=1, keepdims=True), augmented, query)
         return (augmented, attention) if return_attention else augmented
+
+    def _weight(self, name: str) -> float | Float[Array, ""]:
+        """alpha or beta: the field, or the sigmoid of its parameter."""
+        value = getattr(self, name)
+        if not getattr(self, f"learn_{name}"):
+            return value
+        start = nn.initializers.constant(math.log(value / (1.0 - value)))
+        return nn.sigmoid(self.param(f"{name}_logit", start, ()))
+
+
+def reader_weights(reader: MemoryReader, params: dict) -> dict[str, float]:
+    """{"alpha", "beta"} as the reader uses them: learned, or as configured."""
+    return {
+        name: float(nn.sigmoid(params[f"{name}_logit"]))
+        if getattr(reader, f"learn_{name}")
+        else getattr(reader, name)
+        for name in ("alpha", "beta")
+    }

@@ -16,9 +16,12 @@ from raserec_jax.data.interactions import ITEMS_FILE, InteractionLog
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.storage import PathLike
 from raserec_jax.errors import CheckpointError, DataError
-from raserec_jax.models.encoder import SequenceEncoder
+from raserec_jax.models.backbones import Encoder, make_backbone
 from raserec_jax.models.memory_reader import MemoryReader
 from raserec_jax.retrieval.memory_bank import MemoryBank
+
+FINETUNED_MEMORY = "memory_finetuned"
+"""Folder of the bank by the encoder that stage 2 trained, if it trained one."""
 
 _GROUPS = ("data", "encoder", "reader", "memory", "finetune", "mixing")
 
@@ -29,15 +32,17 @@ class Workdir(NamedTuple):
     folder, config, log, text: text is None if unknown.
     encoder, reader: the modules that the configuration describes.
     encoder_params: best of stage 1.
+    memory_folder: of the bank that these parameters made.
     """
 
     folder: Path
     config: ConfigDict
     log: InteractionLog
     text: ItemText | None
-    encoder: SequenceEncoder
+    encoder: Encoder
     reader: MemoryReader
     encoder_params: dict
+    memory_folder: str = "memory"
 
     def record(self, stage: str) -> dict | None:
         """What a finished stage wrote down, None if it is not finished.
@@ -55,9 +60,30 @@ class Workdir(NamedTuple):
         """
         if self.record(stage) is None:
             return None
-        reader = stage == "finetune"
-        template = _reader_shapes(self.reader, self.encoder) if reader else self.encoder_params
+        template = self.encoder_params
+        if stage == "finetune":
+            template = _reader_shapes(self.reader, self.encoder)
+            if self._trained_encoder:
+                template = {"reader": template, "encoder": self.encoder_params}
         return checkpoints.restore(self.folder / "best" / stage, template)[0]
+
+    def best_reader(self) -> "tuple[dict | None, Workdir]":
+        """Parameters of the reader, and this workdir with the encoder and the memory that it goes with.
+
+        They are those of stage 1, unless stage 2 trained the encoder too; parameters are None if it is not finished.
+
+        Raises:
+          CheckpointError: as `best`.
+        """
+        found = self.best("finetune")
+        if found is None or not self._trained_encoder:
+            return found, self
+        own = self._replace(encoder_params=found["encoder"], memory_folder=FINETUNED_MEMORY)
+        return found["reader"], own
+
+    @property
+    def _trained_encoder(self) -> bool:
+        return self.config.finetune.get("train_encoder", False)  # older configurations lack it
 
     def bank(self) -> MemoryBank:
         """The memory, which must have been built by this encoder from this catalogue.
@@ -66,14 +92,14 @@ class Workdir(NamedTuple):
           CheckpointError: it is missing, damaged or foreign.
         """
         bank = MemoryBank.load(
-            self.folder / "memory", checkpoints.params_fingerprint(self.encoder_params)
+            self.folder / self.memory_folder, checkpoints.params_fingerprint(self.encoder_params)
         )
         beyond = bank.rows and (
             bank.target_ids.max() > self.log.num_items or bank.user_ids.max() >= self.log.num_users
         )
         if beyond:
             raise CheckpointError(
-                f"{self.folder}/memory: names items or users that {self.folder}/log does not have; "
+                f"{self.folder}/{self.memory_folder}: names items or users that {self.folder}/log does not have; "
                 "remove the folder of the bank and run launch/train.py with this --workdir again"
             )
         return bank
@@ -107,7 +133,7 @@ def choose_method(workdir: Workdir) -> Method:
     Raises:
       CheckpointError: what a finished stage left is missing or damaged.
     """
-    reader_params = workdir.best("finetune")
+    reader_params, _ = workdir.best_reader()
     if reader_params is not None and workdir.config.finetune.get("combine", False):
         if mixture := read_mixture(workdir, "combined"):
             return Method("combined", reader_params, mixture)
@@ -159,7 +185,7 @@ def open_workdir(workdir: PathLike) -> Workdir:
     except DataError as error:
         raise CheckpointError(f"{error} (in the workdir {folder})") from None
     try:
-        encoder = SequenceEncoder(num_items=log.num_items, **config.encoder)
+        encoder = make_backbone(log.num_items, **config.encoder)
         reader = MemoryReader(**config.reader)
         shapes = _encoder_shapes(encoder)
     except (TypeError, ValueError) as error:
@@ -212,12 +238,12 @@ def _read_json(path: Path) -> Any:
         ) from None
 
 
-def _encoder_shapes(encoder: SequenceEncoder) -> dict:
+def _encoder_shapes(encoder: Encoder) -> dict:
     key, ids = jax.random.key(0), jax.ShapeDtypeStruct((1, 2), np.int32)
     return jax.eval_shape(lambda x: encoder.init(key, x), ids)["params"]
 
 
-def _reader_shapes(reader: MemoryReader, encoder: SequenceEncoder) -> dict:
+def _reader_shapes(reader: MemoryReader, encoder: Encoder) -> dict:
     key, dim = jax.random.key(0), encoder.dim
     shapes = [jax.ShapeDtypeStruct(s, np.float32) for s in ((1, dim), (1, 1, dim), (1, 1, dim))]
-    return jax.eval_shape(lambda *x: reader.init(key, *x), *shapes)["params"]
+    return jax.eval_shape(lambda *x: reader.init(key, *x), *shapes).get("params", {})

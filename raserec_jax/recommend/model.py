@@ -14,6 +14,7 @@ from raserec_jax.recommend.scoring import (
     LARGEST_BATCH,
     bucket,
     encode_windows,
+    merged_attention,
     mixture_mass,
     read_memories,
     scores_of,
@@ -131,16 +132,17 @@ class Model:
         """User vectors after reading, and the attention."""
         # Gathered on the host: what is compiled does not depend on the size of the bank.
         keys = self.bank.keys[np.where(mask, row_ids, 0)]
+        reader, params = self.workdir.reader, self.method.reader_params
         augmented, attention = read_memories(
-            self.workdir.reader,
-            self.method.reader_params,
+            reader,
+            params,
             query,
             keys,
             target_ids,
             mask,
             self._table,
         )
-        return augmented, np.asarray(attention)
+        return augmented, merged_attention(reader, params, attention, mask)
 
     def _index(self) -> Searcher:
         """Made when first needed, and anew for another version of the bank."""

@@ -57,6 +57,8 @@ class Recommender:
         """
         opened = open_workdir(workdir)
         method = choose_method(opened)
+        if method.reader_params is not None:
+            _, opened = opened.best_reader()
         bank = None if method.scoring == "pretrain" else opened.bank()
         return cls(Model(opened, method, bank))
 

@@ -1,5 +1,7 @@
 """The steps of a recommendation as functions over arrays: encode, read the memories, mix, score chosen items.
 
+Training uses those of the memories too, so that what is shown is what was tested.
+
 Batches come padded to a few sizes (`bucket`), windows to max_len, so that a new number of users hardly ever compiles.
 """
 
@@ -18,8 +20,8 @@ from raserec_jax.evaluation.ranking import (
     check_scores,
     chunk_items,
 )
-from raserec_jax.models.encoder import SequenceEncoder
-from raserec_jax.models.memory_reader import MemoryReader
+from raserec_jax.models.backbones import Encoder
+from raserec_jax.models.memory_reader import MemoryReader, reader_weights
 
 AnyArray = Array | np.ndarray
 LARGEST_BATCH = 128
@@ -34,7 +36,7 @@ def bucket(count: int, largest: int | None = None) -> int:
 
 @functools.partial(jax.jit, static_argnames="encoder")
 def encode_windows(
-    encoder: SequenceEncoder,
+    encoder: Encoder,
     params: dict,
     item_ids: Int[AnyArray, "batch seq"],
     lengths: Int[AnyArray, " batch"],
@@ -59,14 +61,14 @@ def read_memories(
     memory_target_ids: Int[AnyArray, "batch top_k"],
     mask: Bool[AnyArray, "batch top_k"],
     item_table: Float[Array, "rows dim"],
-) -> tuple[Float[Array, "batch dim"], Float[Array, "batch top_k"]]:
+) -> tuple[Float[Array, "batch dim"], dict[str, Float[Array, "batch top_k"]]]:
     """Applies the reader to the memories of each row, with the embeddings of what followed looked up now.
 
     Returns:
-      The augmented user vectors, and the attention of the last read: mean over heads, the channels weighted by
-      beta, so that a row with memories sums to 1.
+      The augmented user vectors, and by channel the attention of the last read: mean over heads, a row with memories
+      sums to 1.
     """
-    augmented, attention = reader.apply(
+    return reader.apply(
         {"params": params},
         query,
         memory_keys,
@@ -74,8 +76,19 @@ def read_memories(
         mask,
         return_attention=True,
     )
-    share = {"history_to_target": reader.beta, "target_to_history": 1.0 - reader.beta}
-    return augmented, sum(share[name] * weights for name, weights in attention.items())
+
+
+def merged_attention(
+    reader: MemoryReader,
+    params: dict,
+    attention: dict[str, Float[AnyArray, "batch top_k"]],
+    mask: Bool[np.ndarray, "batch top_k"],
+) -> Float[np.ndarray, "batch top_k"]:
+    """The channels of `read_memories` weighted by beta; a row with memories sums to 1, or is 0 if none is read."""
+    beta = reader_weights(reader, params)["beta"]
+    share = {"history_to_target": beta, "target_to_history": 1.0 - beta}
+    parts = (share[name] * np.asarray(weights) for name, weights in attention.items())
+    return sum(parts, start=np.zeros(mask.shape, np.float32))
 
 
 @jax.jit

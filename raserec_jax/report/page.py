@@ -1,22 +1,20 @@
-"""report.html: one page that needs nothing else, neither network nor the files beside it.
+"""report.html: one page that needs nothing else; everything that comes from data, titles and configuration above all,
+is escaped."""
 
-Everything that comes from data, titles and configuration above all, is escaped; a content policy
-in the page forbids scripts and foreign resources.
-"""
-
-import base64
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from raserec_jax.report.attention import attention_section
 from raserec_jax.report.facts import facts_list, facts_section
+from raserec_jax.report.frame import html_page, plots_section
 from raserec_jax.report.groups import groups_section, order_section, recommended_section
+from raserec_jax.report.noise import noise_section
 from raserec_jax.report.results import RESULTS_FILE, read_json, write_bytes_atomic
 from raserec_jax.report.samples import samples_section
-from raserec_jax.report.style import CSS
 from raserec_jax.report.tables import (
     COLUMNS,
     HEADLINE_METRIC,
@@ -34,10 +32,11 @@ from raserec_jax.report.tables import (
 )
 
 REPORT_FILE = "report.html"
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _CAPTIONS = {
     "comparison.png": "Test metrics of the stages side by side, and what memory added",
     "groups.png": "Test users in groups: by the popularity of the target and by the length of the history",
+    "attention.png": "What the reader attends to: all test users",
+    "attention_samples.png": "What the reader attends to: users of the samples below, memories by channel",
     "validation.png": "Validation by epoch; a ring marks the best of each curve",
     "loss.png": "Training losses",
 }
@@ -66,10 +65,12 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
         _protocol_section(results),
         _metrics_section(results, "test", "Test"),
         _gains_section(gain_list(results)),
-        _plots_section(write_plots(workdir, results)),
+        plots_section(write_plots(workdir, results, samples), _CAPTIONS),
         groups_section(results),
         recommended_section(results),
         order_section(results),
+        noise_section(results),
+        attention_section(results),
         samples_section(samples),
         _metrics_section(results, "valid", "Validation"),
         facts_section("Memory", (results.get("stages") or {}).get("memory")),
@@ -78,7 +79,7 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
         _config_section(results.get("config")),
     )
     path = workdir / REPORT_FILE
-    write_bytes_atomic(path, _page(_title(results), sections).encode())
+    write_bytes_atomic(path, html_page(_title(results), sections).encode())
     return path
 
 
@@ -89,19 +90,6 @@ def _read_if_there(path: pathlib.Path) -> Any:
 def _title(results: Mapping[str, Any]) -> str:
     dataset = (results.get("protocol") or {}).get("dataset")
     return f"RaSeRec on {dataset}" if dataset else "RaSeRec"
-
-
-def _page(title: str, sections: Iterable[str]) -> str:
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escape(title)}</h1>\n"
-        '<p class="soft">Retrieval-augmented sequential recommendation, raserec_jax</p>\n'
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
 
 
 def _headline_section(results: Mapping[str, Any]) -> str:
@@ -205,24 +193,13 @@ def _gains_section(gains: Sequence[Gain]) -> str:
     )
 
 
-def _plots_section(paths: Sequence[pathlib.Path]) -> str:
-    figures = []
-    for path in paths:
-        picture = base64.b64encode(path.read_bytes()).decode("ascii")
-        caption = escape(_CAPTIONS.get(path.name, path.stem))
-        figures.append(
-            f'<h3>{caption}</h3><img alt="{caption}" src="data:image/png;base64,{picture}">'
-        )
-    return f"<section><h2>Plots</h2>{''.join(figures)}</section>" if figures else ""
-
-
 def _choices(stages: Mapping[str, Any]) -> dict[str, Any]:
-    """Epochs, weights and the like: what a stage has beside its metrics."""
+    """Epochs, weights and the like: what a stage has beside its metrics; of the reader also alpha and beta."""
     return {
         f"{label} / {name.replace('_', ' ')}": value
         for stage, label in STAGE_LABELS.items()
         for name, value in (stages.get(stage) or {}).items()
-        if not isinstance(value, Mapping)
+        if not isinstance(value, Mapping) or name == "reader"
     }
 
 

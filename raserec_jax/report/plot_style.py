@@ -10,6 +10,7 @@ STAGE_COLORS = {
     "finetune": "#0072b2",
     "combined": "#cc79a7",
 }
+CHANNEL_COLORS = {"history_to_target": "#0072b2", "target_to_history": "#d55e00"}
 INK, GRID = "#333333", "#e3e5e8"
 
 

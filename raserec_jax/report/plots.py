@@ -1,9 +1,10 @@
-"""Pictures of a run, drawn without a display: losses, validation curves, stages side by side, groups of users."""
+"""Pictures of a run, drawn without a display: losses, validation, stages side by side, groups of users, attention."""
 
 import io
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from raserec_jax.metric_writer import read_metrics
+from raserec_jax.report.attention_plots import draw_attention, draw_sample_attention
 from raserec_jax.report.group_plots import draw_groups
 from raserec_jax.report.plot_style import GRID, INK, STAGE_COLORS, style_axes
 from raserec_jax.report.results import write_bytes_atomic
@@ -24,8 +26,12 @@ _PREFERRED = ("NDCG@10", "HR@10", "MRR@10")
 _SMOOTHED_FROM = 60  # points; fewer are drawn as they are
 
 
-def write_plots(workdir: str | os.PathLike, results: Mapping[str, Any]) -> list[pathlib.Path]:
-    """Draws what metrics.jsonl and the results allow into workdir/plots; returns the files.
+def write_plots(
+    workdir: str | os.PathLike,
+    results: Mapping[str, Any],
+    samples: Sequence[Mapping[str, Any]] = (),
+) -> list[pathlib.Path]:
+    """Draws what metrics.jsonl, the results and the samples allow into workdir/plots; returns the files.
 
     Raises:
       CheckpointError: metrics.jsonl is damaged.
@@ -34,6 +40,8 @@ def write_plots(workdir: str | os.PathLike, results: Mapping[str, Any]) -> list[
     figures = {
         "comparison.png": draw_comparison(results),
         "groups.png": draw_groups(results),
+        "attention.png": draw_attention(results),
+        "attention_samples.png": draw_sample_attention(samples),
         "validation.png": draw_validation(records),
         "loss.png": draw_losses(records),
     }
@@ -41,7 +49,7 @@ def write_plots(workdir: str | os.PathLike, results: Mapping[str, Any]) -> list[
     for name, figure in figures.items():
         if figure is not None:
             paths.append(pathlib.Path(workdir) / PLOTS_FOLDER / name)
-            write_bytes_atomic(paths[-1], _png(figure))
+            write_bytes_atomic(paths[-1], png_of(figure))
     return paths
 
 
@@ -233,8 +241,11 @@ def _panels(count: int, *, height: float, widths: Sequence[int | float] = ()):
     return figure, axes
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """The picture as a file; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    # No version in the file: the same run gives the same picture.
-    figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # drawn as a box
+        # No version in the file: the same run gives the same picture.
+        figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
     return buffer.getvalue()

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 _HISTORY_SHOWN = 8
-_MEMORY_ITEMS_SHOWN = 4
+_MEMORIES_SHOWN, _MEMORY_ITEMS_SHOWN = 3, 4
 
 
 def samples_section(samples: Sequence[Mapping[str, Any]]) -> str:
@@ -15,7 +15,7 @@ def samples_section(samples: Sequence[Mapping[str, Any]]) -> str:
     Args:
       samples: {"user", "history": [title, ...], "target": title, "recommendations": [{"title",
         "score"}, ...], "memories": [{"history": [title, ...], "then": title, "weight"}, ...]}; any
-        of them may be absent.
+        of them may be absent. Of the memories the heaviest are shown.
     """
     if not samples:
         return ""
@@ -39,7 +39,7 @@ def _sample(sample: Mapping[str, Any]) -> str:
         f'<div class="sample"><p><b>User {escape(str(sample.get("user", "")))}</b></p>'
         '<div class="columns"><div><h3>History, newest last</h3>'
         f"<ul>{note}{titles}</ul>{then}</div>"
-        f"<div>{_recommendations(sample, target)}</div></div>{_memories(sample)}</div>"
+        f"<div>{_recommendations(sample, target)}</div></div>{_memories(sample, target)}</div>"
     )
 
 
@@ -53,12 +53,12 @@ def _recommendations(sample: Mapping[str, Any], target: Any) -> str:
     return f"<h3>Recommended</h3><ol>{''.join(lines)}</ol>" if lines else ""
 
 
-def _memories(sample: Mapping[str, Any]) -> str:
-    memories = sample.get("memories") or []
-    heaviest = max((float(memory.get("weight") or 0.0) for memory in memories), default=0.0)
+def _memories(sample: Mapping[str, Any], target: Any) -> str:
+    memories = sorted(sample.get("memories") or [], key=_weight, reverse=True)
+    heaviest = max(map(_weight, memories), default=0.0)
     lines = []
-    for memory in memories:
-        weight = float(memory.get("weight") or 0.0)
+    for memory in memories[:_MEMORIES_SHOWN]:
+        weight = _weight(memory)
         width = 100 * weight / heaviest if heaviest > 0 else 0.0
         titles = [str(title) for title in memory.get("history") or []]
         dots = "… " if len(titles) > _MEMORY_ITEMS_SHOWN else ""
@@ -66,6 +66,17 @@ def _memories(sample: Mapping[str, Any]) -> str:
         lines.append(
             f'<div class="memory"><div><div class="weight" style="width:{width:.1f}%"></div>'
             f"<small>{weight:.3f}</small></div><div><small>{escape(had)} → </small>"
-            f"{escape(str(memory.get('then', '')))}</div></div>"
+            f"{_then(memory, target)}</div></div>"
         )
-    return f"<h3>Memories</h3>{''.join(lines)}" if lines else ""
+    more = f", the heaviest of {len(memories)}" if len(memories) > len(lines) else ""
+    return f"<h3>Memories{more}</h3>{''.join(lines)}" if lines else ""
+
+
+def _weight(memory: Mapping[str, Any]) -> float:
+    return float(memory.get("weight") or 0.0)
+
+
+def _then(memory: Mapping[str, Any], target: Any) -> str:
+    then = escape(str(memory.get("then", "")))
+    hit = target is not None and memory.get("then") == target
+    return f'<span class="hit">{then}</span>' if hit else then

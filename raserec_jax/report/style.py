@@ -59,7 +59,7 @@ pre { overflow-x: auto; font-size: 13px; line-height: 1.4; margin: 10px 0 0; }
 .sample { border-top: 1px solid var(--line); padding: 14px 0 6px; }
 .sample:first-of-type { border-top: 0; padding-top: 0; }
 ol, ul { margin: 0; padding-left: 22px; }
-li.hit { color: var(--good); font-weight: 650; }
+li.hit, .hit { color: var(--good); font-weight: 650; }
 li small { color: var(--soft); }
 .memory { display: grid; grid-template-columns: 90px 1fr; gap: 10px; margin-bottom: 6px; }
 .weight { height: 9px; border-radius: 5px; background: var(--bar); margin-top: 7px; }

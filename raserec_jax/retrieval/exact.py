@@ -11,6 +11,9 @@ This is exact: a row outside the k best blocks has k rows before it, one in each
 follow one another and every top-k prefers the lower index, so rows of equal score come in the order of the bank.
 Memory is query_chunk * bank_chunk / BLOCK_ROWS scores and one tile, never [queries, bank].
 
+The keys of a bfloat16 bank stay in bfloat16, at half the bytes: a tile is widened when it is scored, so products and
+sums are float32. Dividing by their lengths would round them again, so the scores are multiplied by one over it.
+
 `search_chunk` is a pure function of a `_Shelves`, whose leading axis is made of independent pieces of the bank
 (row ids are global): a mesh can hold a piece per device and merge with `_merge`.
 """
@@ -37,16 +40,18 @@ _TILE_ROWS = {"cpu": 2048, "other": 32_768}
 _QUERY_CHUNK = {"cpu": 512, "other": 2048}
 _BANK_CHUNK = 2**20
 _SMALLEST_CHUNK = 8
-_ROW_COLUMNS = ("user_ids", "lengths", "times", "exists")
+_ROW_COLUMNS = ("user_ids", "lengths", "times", "exists", "scales")
 
 
 class _Shelves(NamedTuple):
     """The bank as the search walks it: pieces > tiles > blocks > rows. Rows past the bank's end are not `exists`.
 
-    tile_keys: [pieces, tiles, BLOCK_ROWS, tile blocks, dim] unit vectors: the rows of a block are a tile's blocks
-    apart, so that the best of each block is an elementwise maximum over contiguous scores;
+    tile_keys: [pieces, tiles, BLOCK_ROWS, tile blocks, dim] unit vectors, float32, or bfloat16 ones of any length:
+    the rows of a block are a tile's blocks apart, so that the best of each block is an elementwise maximum over
+    contiguous scores;
     block_keys: [pieces, blocks, dim, BLOCK_ROWS], the same, to be gathered by block;
-    user_ids, lengths, times, exists: [pieces, tiles, BLOCK_ROWS, tile blocks]; times None if the bank has none;
+    user_ids, lengths, times, exists, scales: [pieces, tiles, BLOCK_ROWS, tile blocks]; times None if the bank has
+    none, scales (one over the key's length, 0 for a zero key) None for unit vectors;
     first_rows: [pieces], global id of each piece's first row.
     """
 
@@ -56,6 +61,7 @@ class _Shelves(NamedTuple):
     lengths: Array
     times: Array | None
     exists: Array
+    scales: Array | None
     first_rows: Array
 
 
@@ -131,6 +137,7 @@ class ExactIndex:
 
 def unit_rows(vectors: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:
     """[rows, dim] float32 scaled to length 1; zero vectors stay zero, so their cosine with anything is 0."""
+    vectors = np.asarray(vectors, np.float32)
     # The largest entry first: squares of very large or small entries leave float32.
     largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
     scaled = vectors / np.where(largest > 0, largest, 1)
@@ -176,9 +183,11 @@ def _block_maxima(piece: _Shelves, queries: Queries, rule: str) -> Array:
 
     def step(_, tile):
         _, tile_blocks, dim = tile.tile_keys.shape
-        keys = tile.tile_keys.reshape(-1, dim)
+        keys = tile.tile_keys.reshape(-1, dim).astype(across.dtype)
         scores = jnp.matmul(keys, across, precision=lax.Precision.HIGHEST)
         scores = scores.reshape(BLOCK_ROWS, tile_blocks, -1)
+        if tile.scales is not None:
+            scores *= tile.scales[..., None]
         # Unrolled: XLA's CPU backend vectorises this, but not one reduction over masked scores
         # (measured: the whole search 3 times slower).
         best = jnp.full(scores.shape[1:], -jnp.inf)
@@ -222,11 +231,13 @@ def _block_scores(piece: _Shelves, queries: Queries, blocks: Array, rule: str) -
 
     def step(_, block):  # [queries]: a block for each query
         keys = jnp.take(piece.block_keys, block, axis=0, mode="clip")  # [queries, dim, BLOCK_ROWS]
-        scores = (keys * queries.vectors[:, :, None]).sum(axis=1)
+        scores = (keys.astype(queries.vectors.dtype) * queries.vectors[:, :, None]).sum(axis=1)
         rows = {
             name: None if column is None else jnp.take(column, block, axis=0, mode="clip")
             for name, column in by_block.items()
         }
+        scales = rows.pop("scales")
+        scores = scores if scales is None else scores * scales
         asking = (None if column is None else column[:, None] for column in queries[1:])
         seen = rows.pop("exists") & may_see(rule, *rows.values(), *asking)
         return None, jnp.where(seen, scores, -jnp.inf)
@@ -263,18 +274,35 @@ def _shelve(bank: MemoryBank, tile_rows: int, bank_chunk: int) -> _Shelves:
     tile_blocks = -(-max(bank.rows, 1) // (pieces * tiles * group_rows)) * GROUP_BLOCKS
     shape = (pieces, tiles, tile_blocks, BLOCK_ROWS)
     rows = int(np.prod(shape))
-    keys = _fill(unit_rows(bank.keys), shape)
+    keys, scales = _scaled_keys(bank.keys)
+    keys = _fill(keys, shape)
     exists = (np.arange(rows) < bank.rows).reshape(shape)
     columns = dict.fromkeys(_ROW_COLUMNS)
     for name in ("user_ids", "lengths", "times"):
         if getattr(bank, name) is not None:
             columns[name] = jnp.asarray(_fill(getattr(bank, name), shape).swapaxes(2, 3))
     columns["exists"] = jnp.asarray(exists.swapaxes(2, 3))
+    if scales is not None:
+        columns["scales"] = jnp.asarray(_fill(scales, shape).swapaxes(2, 3))
     return _Shelves(
         tile_keys=jnp.asarray(keys.swapaxes(2, 3)),
         block_keys=jnp.asarray(keys.reshape(pieces, -1, BLOCK_ROWS, bank.dim).swapaxes(2, 3)),
         **columns,
         first_rows=jnp.asarray(np.arange(pieces) * (rows // pieces), jnp.int32),
+    )
+
+
+def _scaled_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Unit float32 keys; or bfloat16 keys as they are but for a power of two, and one over the length of each."""
+    if keys.dtype == np.float32:
+        return unit_rows(keys), None
+    exponents = np.frexp(np.abs(keys.astype(np.float32)).max(axis=1, initial=0))[1]
+    scaled = np.ldexp(
+        keys.astype(np.float32), -exponents[:, None]
+    )  # entries below 1: no square overflows
+    lengths = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
+    return scaled.astype(keys.dtype), np.where(
+        lengths > 0, 1 / np.where(lengths > 0, lengths, 1), 0
     )
 
 

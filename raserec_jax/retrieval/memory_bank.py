@@ -5,6 +5,8 @@ Rows are only ever appended; each append is a new version and a new segment. On 
     manifest.json                     shapes, dtypes and SHA-256 of every file, encoder fingerprint, version
     segments/000000/keys.npy          also target_ids, user_ids, lengths and, if the log has times, times
 
+Keys are float32, or bfloat16 for half the bytes; NumPy has no such type, so a file holds its bits as uint16.
+
 Segments never change once written; saving an appended bank writes only the new ones. The manifest is replaced
 last and atomically, so a crash at any moment leaves the old or the new bank; what an unfinished save left is
 ignored by readers and removed by the next writer. One writer at a time. Knows neither models nor search engines.
@@ -15,6 +17,7 @@ import functools
 import hashlib
 import io
 import json
+import logging
 import os
 import pathlib
 import re
@@ -22,6 +25,7 @@ import shutil
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from raserec_jax.constants import PAD_ID
@@ -30,6 +34,8 @@ from raserec_jax.errors import CheckpointError, DataError
 AnyArray = np.ndarray | jax.Array
 PathLike = str | os.PathLike
 
+KEY_DTYPES = ("float32", "bfloat16")
+_BFLOAT16 = np.dtype(jnp.bfloat16)
 _COLUMNS = ("keys", "target_ids", "user_ids", "lengths", "times")
 _LOWEST = {"target_ids": PAD_ID + 1, "user_ids": 0, "lengths": 0, "times": 0}
 _FORMAT = "raserec_jax memory bank 1"
@@ -42,7 +48,8 @@ class MemoryBank:
     """Host arrays of one version of the memory; checked when made, read-only afterwards.
 
     Attributes:
-      keys: [bank, dim] float32, representations of stored histories; finite, any length.
+      keys: [bank, dim] float32 (or bfloat16, if they are given so), representations of stored histories; finite, any
+        length.
       target_ids: [bank] int32, the item that followed; 1..num_items.
       user_ids: [bank] int32, whose history; >= 0.
       lengths: [bank] int32, items in that history (the true count, not capped); >= 0.
@@ -84,8 +91,13 @@ class MemoryBank:
         """SHA-256 over the content (not over versions or segments): what saved neighbours were found in."""
         digest = hashlib.sha256(repr((_FORMAT, self.keys.shape, self.times is None)).encode())
         for column in self._columns(0, self.rows).values():
-            digest.update(column.data)
+            digest.update(_plain(column).data)
         return digest.hexdigest()
+
+    def with_keys_as(self, dtype: str) -> "MemoryBank":
+        """The same rows with keys rounded to one of KEY_DTYPES; this bank itself if they are of it already."""
+        keys = self.keys.astype(jnp.dtype(dtype), copy=False)
+        return self if keys is self.keys else dataclasses.replace(self, keys=keys)
 
     def append(
         self,
@@ -97,12 +109,13 @@ class MemoryBank:
     ) -> "MemoryBank":
         """The next version: this bank's rows, then the given ones as a new segment. This bank stays as it is.
 
-        Args: as the attributes; without rows, this bank is returned.
+        Args: as the attributes; without rows, this bank is returned. Keys are rounded to the type of this bank's.
 
         Raises:
           DataError: as for a new bank; or another dim; or times given to a bank without them, or missing.
         """
         new = MemoryBank(keys, target_ids, user_ids, lengths, times)
+        new = new.with_keys_as(str(self.keys.dtype))
         if new.dim != self.dim:
             raise DataError(
                 f"keys to append have {new.dim} dimensions but the bank has {self.dim}; "
@@ -123,23 +136,25 @@ class MemoryBank:
         ends = (*self.segment_ends, self.rows + new.rows)
         return MemoryBank(**joined, version=self.version + 1, segment_ends=ends)
 
-    def save(self, folder: PathLike, encoder_fingerprint: str) -> None:
+    def save(self, folder: PathLike, encoder_fingerprint: str, *, repair: bool = False) -> None:
         """Writes the bank, or brings the bank of the folder to this one; only segments that differ are written.
 
         Args:
           folder: made if absent; an older bank there is replaced.
           encoder_fingerprint: what names the encoder and parameters that made the keys.
+          repair: also read what is there; what is damaged is written again, with one line of the log that names the
+            file and the reason.
 
         Raises:
-          CheckpointError: the folder's manifest is damaged or foreign, or the folder cannot be written.
+          CheckpointError: the folder's manifest is damaged or foreign and `repair` is off, or the folder cannot be
+            written.
         """
         folder = pathlib.Path(folder)
         try:
             _make_folder(folder / "segments")
-            found = (folder / "manifest.json").exists()
-            old = _read_manifest(folder)["segments"] if found else []
+            old = _listed(folder, repair)
             _remove_unlisted(folder, old)
-            segments = self._write_segments(folder, old)
+            segments = self._write_segments(folder, old, repair)
             manifest = {
                 "format": _FORMAT,
                 "version": self.version,
@@ -178,6 +193,8 @@ class MemoryBank:
             parts = [_read_segment(folder, segment) for segment in manifest["segments"]]
             ends = np.cumsum([len(part["keys"]) for part in parts])
             joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            if joined["keys"].dtype == np.uint16:
+                joined["keys"] = joined["keys"].view(_BFLOAT16)
             return cls(**joined, version=manifest["version"], segment_ends=tuple(map(int, ends)))
         except CheckpointError:
             raise
@@ -190,15 +207,19 @@ class MemoryBank:
         columns = {name: getattr(self, name) for name in _COLUMNS}
         return {name: column[start:stop] for name, column in columns.items() if column is not None}
 
-    def _write_segments(self, folder: pathlib.Path, old: list[dict]) -> list[dict]:
-        """Writes the segments that `old` lacks at their place; returns the manifest's entries of all."""
+    def _write_segments(self, folder: pathlib.Path, old: list[dict], repair: bool) -> list[dict]:
+        """Writes the segments that `old` lacks at their place; returns the manifest's entries of all.
+
+        A damaged one gets a new name, so that the manifest, which is replaced last, tells of the old or the new bank.
+        """
         next_number = 1 + max([int(segment["name"]) for segment in old], default=-1)
         entries = []
         starts = (0, *self.segment_ends[:-1])
         for place, (start, stop) in enumerate(zip(starts, self.segment_ends, strict=True)):
-            columns = self._columns(start, stop)
+            columns = {n: _plain(column) for n, column in self._columns(start, stop).items()}
             files = {f"{name}.npy": _file_entry(column) for name, column in columns.items()}
-            if place < len(old) and old[place]["files"] == files:
+            same = place < len(old) and old[place]["files"] == files
+            if same and not (repair and _is_damaged(folder, old[place])):
                 entries.append(old[place])
                 continue
             name = f"{next_number:06d}"
@@ -279,6 +300,8 @@ def read_npy(file: io.BufferedIOBase, size: int) -> np.ndarray:
 
 def _checked_columns(columns: dict[str, AnyArray | None]) -> dict[str, np.ndarray | None]:
     keys = as_vectors(columns["keys"], "memory keys")
+    if np.asarray(columns["keys"]).dtype == _BFLOAT16:
+        keys = keys.astype(_BFLOAT16)
     checked = {"keys": keys}
     for name, lowest in _LOWEST.items():
         if columns[name] is None and name == "times":
@@ -294,6 +317,11 @@ def _checked_columns(columns: dict[str, AnyArray | None]) -> dict[str, np.ndarra
             checked[name] = column.view()  # the caller's own array stays writeable
             checked[name].flags.writeable = False
     return checked
+
+
+def _plain(column: np.ndarray) -> np.ndarray:
+    """The column as NumPy and its files know it: bfloat16 as its bits."""
+    return column.view(np.uint16) if column.dtype == _BFLOAT16 else column
 
 
 def _manifest_bytes(manifest: dict) -> bytes:
@@ -329,6 +357,33 @@ def _read_manifest(folder: pathlib.Path) -> dict:
             f"{path}: damaged, its content is not what was written; remove the folder and build the bank again"
         )
     return manifest
+
+
+def _listed(folder: pathlib.Path, repair: bool) -> list[dict]:
+    """The manifest's entries of the segments there; none if there is no manifest, or a damaged one to be replaced."""
+    if not (folder / "manifest.json").exists():
+        return []
+    try:
+        return _read_manifest(folder)["segments"]
+    except CheckpointError as error:
+        if not repair:
+            raise
+        _say_written_again(error)
+        return []
+
+
+def _is_damaged(folder: pathlib.Path, segment: dict) -> bool:
+    try:
+        _read_segment(folder, segment)
+    except CheckpointError as error:
+        _say_written_again(error)
+        return True
+    return False
+
+
+def _say_written_again(error: CheckpointError) -> None:
+    """One line: the file and the reason, without the way out, which is being taken."""
+    logging.getLogger("raserec_jax").warning("written again: %s", str(error).rpartition("; ")[0])
 
 
 def _npy_header(column: np.ndarray) -> bytes:
@@ -385,6 +440,8 @@ def _read_column(path: pathlib.Path, entry: dict) -> np.ndarray:
             size = file.tell()
             file.seek(0)
             column = read_npy(file, size)
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {again}") from error
     except (ValueError, SyntaxError) as error:

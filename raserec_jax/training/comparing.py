@@ -49,14 +49,14 @@ def compare(workdir: PathLike, other: PathLike, *, samples: int = 2000) -> dict[
 
 def format_comparison(found: dict[str, Any]) -> str:
     """One line per model, protocol and metric."""
-    lines = [f"{'test':<26}{'metric':<20}{'this':>8}{'other':>8}{'change':>9}   95% interval"]
+    lines = [f"{'test':<30}{'metric':<20}{'this':>8}{'other':>8}{'change':>9}   95% interval"]
     for model, by_protocol in found.items():
         name = model.removesuffix("_train_bank")
         label = STAGE_LABELS.get(name, name) + (", bank train" if name != model else "")
         for protocol in PROTOCOLS:
             for metric, one in by_protocol.get(protocol, {}).items():
                 lines.append(
-                    f"{label:<26}{f'{metric} {protocol}':<20}{number(one['this']):>8}{number(one['other']):>8}"
+                    f"{label:<30}{f'{metric} {protocol}':<20}{number(one['this']):>8}{number(one['other']):>8}"
                     f"{signed(one['mean']):>9}   {signed(one['low'])} to {signed(one['high'])}"
                 )
     return "\n".join(lines)
@@ -82,7 +82,7 @@ def _protocol(folder: Path, results: dict) -> dict:
 def _check_protocols(folders: list[Path], protocols: list[dict]) -> None:
     this, other = protocols
     differing = [
-        f"{key} is {this.get(key)!r} and {other.get(key)!r}"
+        f"{key} is {_shown(this.get(key))} and {_shown(other.get(key))}"
         for key in sorted(set(this) | set(other))
         if this.get(key) != other.get(key)
     ]
@@ -91,6 +91,12 @@ def _check_protocols(folders: list[Path], protocols: list[dict]) -> None:
             f"{folders[0]} and {folders[1]} were not evaluated on the same questions: {'; '.join(differing[:4])}; "
             "compare runs of one data set and split"
         )
+
+
+def _shown(value: Any) -> str:
+    """A fingerprint needs no 64 letters to be seen to differ."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:16]}…"
 
 
 def _ranks(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -1,82 +1,91 @@
-"""Stage 2: the memory reader over the frozen encoder (RaSeRec 2.4)."""
+"""Stage 2: the memory reader over the frozen encoder (RaSeRec 2.4), or with the encoder trained along."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from raserec_jax import checkpoints
 from raserec_jax.batching.windows import prefix_windows
 from raserec_jax.data.splits import Split
 from raserec_jax.evaluation.evaluator import evaluate_ranks
 from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.models.encoder import repeat_bias
-from raserec_jax.models.memory_reader import MemoryReader
-from raserec_jax.retrieval.memory_bank import MemoryBank
+from raserec_jax.training.finetune_objective import MemoryConstants, finetune_task
 from raserec_jax.training.loop import FitResult, FitSettings, fit
-from raserec_jax.training.objectives import MemoryConstants, finetune_task, read_memories
+from raserec_jax.training.objectives import Task
 from raserec_jax.training.optimizer import make_optimizer
 from raserec_jax.training.pretraining import Tools, query_ranks
-from raserec_jax.training.remembering import Memory, Part
+from raserec_jax.training.reading import augmented_query, make_reader, reader_shapes
+from raserec_jax.training.remembering import Memory
+from raserec_jax.training.unfrozen import make_unfrozen_task, neighbours, unfrozen_evaluator
+from raserec_jax.training.unfrozen_objective import slower_encoder
 
 
-def make_reader(config) -> MemoryReader:
-    """The reader that `config.reader` describes."""
-    return MemoryReader(**config.reader)
-
-
-def augmented_query(
-    reader: MemoryReader, params: dict, part: Part, bank: MemoryBank, item_table, top_k: int
-) -> jax.Array:
-    """User vectors of a part after reading their memories, in blocks; [queries, dim]."""
-    return _read_blocks(
-        reader,
-        params,
-        part.query,
-        part.retrieved.ids[:, :top_k],
-        jnp.asarray(bank.keys),
-        jnp.asarray(bank.target_ids),
-        item_table,
-    )
-
-
-def _read_blocks(reader, params, query, ids, keys, target_ids, item_table, block: int = 1024):
-    count = query.shape[0]
-    missing = -count % block
-
-    def one(rows):
-        return read_memories(reader, params, *rows, keys, target_ids, item_table)
-
-    rows = (
-        jnp.pad(query, ((0, missing), (0, 0))).reshape(-1, block, query.shape[1]),
-        jnp.pad(ids, ((0, missing), (0, 0)), constant_values=-1).reshape(-1, block, ids.shape[1]),
-    )
-    return jax.lax.map(one, rows).reshape(-1, query.shape[1])[:count]
-
-
-_read_blocks = jax.jit(_read_blocks, static_argnames=("reader", "block"))
-
-
-def reader_evaluator(
-    reader: MemoryReader, memory: Memory, encoder_params: dict, split: Split, top_k: int
-) -> Callable[[dict], dict]:
-    """params -> validation metrics, with the training bank."""
-    table = encoder_params["item_table"]
-
-    def evaluate(params: dict) -> dict:
-        query = augmented_query(reader, params, memory.valid, memory.train_bank, table, top_k)
-        return evaluate_ranks(
-            *query_ranks(Scores(query), encoder_params, split, memory.valid.evaluation)
-        )
-
-    return evaluate
+def nothing_to_train(config) -> bool:
+    """Whether stage 2 has no parameter that its loss depends on: no memory (alpha 1), or the plain mean alone."""
+    if config.finetune.train_encoder or config.reader.learn_alpha:
+        return False
+    return config.reader.alpha == 1.0 or not reader_shapes(make_reader(config), config.encoder.dim)
 
 
 def run_finetuning(
     config, encoder_params: dict, memory: Memory, split: Split, tools: Tools
 ) -> FitResult:
-    """Trains the reader; everything else is a constant on the device, and nothing is searched."""
+    """Trains the reader, and the encoder too if `config.finetune.train_encoder`.
+
+    With the encoder frozen everything else is a constant on the device, and nothing is searched. Where there is nothing
+    to train, the reader is evaluated as it is: no epoch is run.
+
+    Returns:
+      Parameters: the reader's, or {"reader", "encoder"} if both were trained.
+    """
     reader = make_reader(config)
-    top_k = min(config.memory.top_k, memory.example_retrieved.ids.shape[1])
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    dim = encoder_params["item_table"].shape[1]
+    params = jax.jit(reader.init)(
+        jax.random.fold_in(key, 7),
+        jnp.zeros((1, dim)),
+        jnp.zeros((1, 1, dim)),
+        jnp.zeros((1, 1, dim)),
+    ).get("params", {})
+    settings, stopping = config.finetune, config.finetune.stopping
+    if settings.train_encoder:
+        params = {"reader": params, "encoder": encoder_params}
+        task = make_unfrozen_task(config, reader, encoder_params, memory, split)
+        evaluate = unfrozen_evaluator(config, reader, memory, split)
+    else:
+        task = _frozen(config, reader, encoder_params, memory, split)
+        evaluate = _frozen_evaluator(config, reader, encoder_params, memory, split)
+    if nothing_to_train(config):
+        return _untrained(params, evaluate, stopping.metric, tools)
+    optimizer = make_optimizer(
+        total_steps=stopping.epochs * task.steps_per_epoch, **settings.optimizer
+    )
+    return fit(
+        task,
+        slower_encoder(optimizer, settings.encoder_rate) if settings.train_encoder else optimizer,
+        params,
+        FitSettings(
+            stopping.epochs,
+            stopping.patience,
+            stopping.metric,
+            config.checkpoint.steps_per_call,
+            config.checkpoint.keep,
+        ),
+        key=key,
+        evaluate=evaluate,
+        folder=tools.workdir / "checkpoints" / "finetune",
+        best_folder=tools.workdir / "best" / "finetune",
+        stage="finetune",
+        writer=tools.writer,
+        progress=tools.progress,
+        identity=tools.identity,
+    )
+
+
+def _frozen(config, reader, encoder_params: dict, memory: Memory, split: Split) -> Task:
     settings = config.finetune
     windows = None
     if repeat_bias(encoder_params) is not None:
@@ -89,13 +98,11 @@ def run_finetuning(
             if name in encoder_params
         },
         windows,
-        jnp.asarray(memory.train_bank.keys),
+        memory.example_query,
         memory.examples.target_ids,
-        jnp.asarray(memory.train_bank.keys),
-        memory.train_bank.target_ids,
-        memory.example_retrieved.ids[:, :top_k],
+        *neighbours(config, memory.train_bank, memory.example_retrieved),
     )
-    task = finetune_task(
+    return finetune_task(
         reader,
         constants,
         batch_size=settings.batch_size,
@@ -103,32 +110,28 @@ def run_finetuning(
         chunk_items=settings.chunk_items,
         max_len=config.encoder.max_len,
     )
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    dim = encoder_params["item_table"].shape[1]
-    init = jax.jit(reader.init)(
-        jax.random.fold_in(key, 7),
-        jnp.zeros((1, dim)),
-        jnp.zeros((1, 1, dim)),
-        jnp.zeros((1, 1, dim)),
-    )
-    stopping = settings.stopping
-    return fit(
-        task,
-        make_optimizer(total_steps=stopping.epochs * task.steps_per_epoch, **settings.optimizer),
-        init["params"],
-        FitSettings(
-            stopping.epochs,
-            stopping.patience,
-            stopping.metric,
-            config.checkpoint.steps_per_call,
-            config.checkpoint.keep,
-        ),
-        key=key,
-        evaluate=reader_evaluator(reader, memory, encoder_params, split, top_k),
-        folder=tools.workdir / "checkpoints" / "finetune",
-        best_folder=tools.workdir / "best" / "finetune",
-        stage="finetune",
-        writer=tools.writer,
-        progress=tools.progress,
-        identity=tools.identity,
-    )
+
+
+def _frozen_evaluator(
+    config, reader, encoder_params: dict, memory: Memory, split: Split
+) -> Callable[[dict], dict]:
+    """Reader parameters -> validation metrics, with the training bank."""
+    table, top_k = encoder_params["item_table"], config.memory.top_k
+
+    def evaluate(params: dict) -> dict:
+        query = augmented_query(reader, params, memory.valid, memory.train_bank, table, top_k)
+        return evaluate_ranks(
+            *query_ranks(Scores(query), encoder_params, split, memory.valid.evaluation)
+        )
+
+    return evaluate
+
+
+def _untrained(params: dict, evaluate: Callable, metric: str, tools: Tools) -> FitResult:
+    """The stage without an epoch: the reader as it starts, evaluated and kept."""
+    valid: dict[str, Any] = evaluate(params)
+    protocol, name = metric.split("/")
+    value = float(valid[protocol][name])
+    meta = {"stage": "finetune", "epoch": -1, "valid": valid, "value": value}
+    checkpoints.save(tools.workdir / "best" / "finetune", params, meta)
+    return FitResult(params, -1, value, 0, valid, 0.0, 0.0)

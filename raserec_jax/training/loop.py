@@ -76,7 +76,8 @@ def make_run_steps(task: Task, optimizer: optax.GradientTransformation) -> Calla
                     name: jnp.where(jnp.isfinite(loss), value, 0) for name, value in metrics.items()
                 }
             sums = {name: sums[name] + value for name, value in metrics.items()}
-            return TrainState(state.step + 1, params, opt_state), losses.at[i].set(loss), sums
+            state = TrainState(state.step + 1, params, opt_state, state.refreshed)
+            return state, losses.at[i].set(loss), sums
 
         shapes = jax.eval_shape(task.loss, state.params, constants, order, first, key)[1]
         sums = {name: jnp.zeros((), shape.dtype) for name, shape in shapes.items()}
@@ -99,6 +100,7 @@ def fit(
     writer: Any,
     progress: Callable,
     identity: dict | None = None,
+    served: Callable[[dict], dict] = lambda params: params,
 ) -> FitResult:
     """Trains until the epochs are over or the metric stops improving; resumes from `folder` if it holds a state.
 
@@ -113,6 +115,7 @@ def fit(
       progress: makes a Progress from (total, desc, unit, initial=).
       identity: JSON values that name the run (configuration, fingerprint of the data): kept in every checkpoint, and
         a checkpoint with others is refused.
+      served: the part of the parameters that is evaluated and kept as the best; what only training needs is left out.
 
     Raises:
       CheckpointError: what is to be resumed is damaged or of another run, or the state cannot be written.
@@ -120,13 +123,14 @@ def fit(
       Interrupted: SIGTERM or SIGINT came; the state was saved.
     """
     run = _Fit(task, optimizer, init_params, settings, key, folder, best_folder, stage, identity)
+    run.served = served
     total = settings.epochs * task.steps_per_epoch
     bar = progress(total, stage, "step", initial=run.steps_done)
     with StopFlag() as stop, run.saver, bar as bar:
         while run.epoch < settings.epochs and not should_stop(run.stopping, settings.patience):
             averages = run.train_epoch(bar, stop)
             run.check_state()
-            valid = evaluate(run.state.params)
+            valid = evaluate(served(run.state.params))
             value = _metric(valid, settings.metric)
             run.stopping = update(run.stopping, value, run.epoch)
             best = None
@@ -142,7 +146,7 @@ def fit(
                 raise Interrupted(f"{stage}: stopped after epoch {run.epoch}, state saved")
     if stop.is_set:  # it came while the last save was under way
         raise Interrupted(f"{stage}: stopped at its end, state saved")
-    params, meta = checkpoints.restore(best_folder, run.state.params)
+    params, meta = checkpoints.restore(best_folder, served(run.state.params))
     _check_best(best_folder, meta["epoch"] == run.stopping.best_epoch)
     rate = run.steps_done / max(run.seconds, 1e-9)
     return FitResult(
@@ -158,7 +162,9 @@ class _Fit:
     ):
         self.task, self.settings, self.stage = task, settings, stage
         self.folder, self.best_folder, self.saver = folder, best_folder, Saver()
-        self.state, self.stopping = create_state(init_params, optimizer), EarlyStopping()
+        self.served: Callable[[dict], dict] = lambda params: params
+        self.state = create_state(init_params, optimizer, refreshes=task.refresh is not None)
+        self.stopping, self.constants = EarlyStopping(), None
         self.epoch, self.seconds = 0, 0.0
         self.sums: dict[str, float] = {}  # of the epoch so far
         self.step_key, self.order_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
@@ -209,7 +215,7 @@ class _Fit:
 
         def write() -> None:
             if best is not None:
-                checkpoints.save(self.best_folder, state.params, best)
+                checkpoints.save(self.best_folder, self.served(state.params), best)
             checkpoints.save_step(self.folder, step, state, meta, keep=self.settings.keep)
 
         self.saver.submit(write)
@@ -226,14 +232,15 @@ class _Fit:
     def train_epoch(self, bar, stop: StopFlag) -> dict[str, float]:
         """Runs what is left of the epoch; averages of the loss and the task's metrics over all of it."""
         steps = self.task.steps_per_epoch
-        order = self.make_order(self.task.constants, jax.random.fold_in(self.order_key, self.epoch))
         done = self.steps_done - self.epoch * steps
+        self.refresh_constants(starting=done == 0)
+        order = self.make_order(self.constants, jax.random.fold_in(self.order_key, self.epoch))
         while done < steps:
             began = time.perf_counter()
             count = min(self.settings.steps_per_call, steps - done)
             self.state, losses, metrics = self.run_steps(
                 self.state,
-                self.task.constants,
+                self.constants,
                 order,
                 done,
                 count,
@@ -258,6 +265,19 @@ class _Fit:
         if isinstance(self.state.opt_state, SkipState):
             averages["skipped_steps"] = int(self.state.opt_state.skipped)
         return averages
+
+    def refresh_constants(self, starting: bool) -> None:
+        """Brings the constants up to date where the task asks for it; a resumed run gets those it was stopped with."""
+        task, every = self.task, self.task.refresh_epochs
+        if task.refresh is None:
+            self.constants = task.constants
+            return
+        due = self.epoch == 0 or (every > 0 and self.epoch % every == 0)
+        if starting and due:
+            self.state = self.state._replace(refreshed=jax.tree.map(jnp.copy, self.state.params))
+        elif self.constants is not None:
+            return
+        self.constants = task.refresh(self.state.refreshed, task.constants)
 
     def _finite(self, losses: np.ndarray, first_step: int) -> np.ndarray:
         """The losses, if all are finite; without those of steps that were skipped, if not too many in a row were."""

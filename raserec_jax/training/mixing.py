@@ -6,8 +6,6 @@ over the retrieved memories; weight and temperature are chosen on validation. It
 parameter is trained, so the trained reader has something to beat; on top of the reader it combines both.
 """
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,27 +13,18 @@ from raserec_jax.data.splits import Split
 from raserec_jax.encoding import EvaluationSet
 from raserec_jax.evaluation.evaluator import evaluate_ranks
 from raserec_jax.evaluation.ranking import Scores
+from raserec_jax.recommend.loading import Mixture
+from raserec_jax.recommend.scoring import mixture_mass
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved
 from raserec_jax.training.pretraining import query_ranks
-
-
-class Mixture(NamedTuple):
-    """weight: of the memories, in [0, 1].  temperature: divides the cosines, > 0.  top_k: memories used."""
-
-    weight: float
-    temperature: float
-    top_k: int
 
 
 def mixed_scores(query, retrieved: Retrieved, bank: MemoryBank, mixture: Mixture) -> Scores:
     """Scores of the mixture; a query without memories keeps its own."""
     top_k = mixture.top_k
     mask = jnp.asarray(retrieved.mask[:, :top_k])
-    similarity = jnp.where(mask, retrieved.scores[:, :top_k] / mixture.temperature, -jnp.inf)
-    largest = jnp.max(jnp.where(mask, similarity, -1e30), axis=1, keepdims=True)
-    mass = jnp.where(mask, jnp.exp(similarity - largest), 0.0)
-    mass = mass / jnp.maximum(jnp.sum(mass, axis=1, keepdims=True), 1e-30)
+    mass = mixture_mass(retrieved.scores[:, :top_k], mask, mixture.temperature)
     rows = jnp.maximum(jnp.asarray(retrieved.ids[:, :top_k]), 0)
     ids = jnp.where(mask, jnp.asarray(bank.target_ids)[rows], 0)
     return Scores(query, ids, mass, mixture.weight)

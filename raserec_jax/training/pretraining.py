@@ -17,10 +17,14 @@ from raserec_jax.encoding import EvaluationSet, encode_rows, evaluation_set
 from raserec_jax.errors import ConfigError, DataError
 from raserec_jax.evaluation.evaluator import evaluate_ranks, rank_histories
 from raserec_jax.evaluation.ranking import Scores
-from raserec_jax.models.encoder import SequenceEncoder, repeat_bias
+from raserec_jax.models.backbones import Encoder, make_backbone
+from raserec_jax.models.encoder import repeat_bias
+from raserec_jax.semantic.tables import SemanticTables
+from raserec_jax.training.contrast import ContrastSettings, Term, same_target_term
 from raserec_jax.training.loop import FitResult, FitSettings, fit
-from raserec_jax.training.objectives import ContrastSettings, Task, pretrain_task
+from raserec_jax.training.objectives import Task, pretrain_task
 from raserec_jax.training.optimizer import make_optimizer
+from raserec_jax.training.semantic_stage import make_semantic_term, uses_semantics
 
 
 class Tools(NamedTuple):
@@ -32,9 +36,9 @@ class Tools(NamedTuple):
     identity: dict | None = None
 
 
-def make_encoder(config, num_items: int) -> SequenceEncoder:
+def make_encoder(config, num_items: int) -> Encoder:
     """The encoder that `config.encoder` describes, for a catalogue of num_items."""
-    return SequenceEncoder(num_items=num_items, **config.encoder)
+    return make_backbone(num_items, **config.encoder)
 
 
 def make_feed(config, split: Split) -> TrainingFeed:
@@ -64,19 +68,47 @@ def make_feed(config, split: Split) -> TrainingFeed:
     )
 
 
-def make_pretrain_task(config, encoder: SequenceEncoder, split: Split) -> Task:
-    """Stage 1's objective on this split, as `config.pretrain` describes it."""
-    feed, examples = make_feed(config, split), training_examples(split)
-    contrast = ContrastSettings(**config.pretrain.contrast)
-    anchors = min(contrast.anchors or feed.reads, feed.reads)
-    lengths = np.minimum(examples.lengths, encoder.max_len)
+def make_terms(
+    config,
+    encoder: Encoder,
+    feed: TrainingFeed,
+    split: Split,
+    semantic: SemanticTables | None = None,
+) -> list[Term]:
+    """The contrastive terms that `config.pretrain.contrast` and `config.sra_cl` describe, which may both be there.
+
+    Raises:
+      ConfigError: SRA-CL without `semantic`.
+    """
+    terms, contrast = [], ContrastSettings(**config.pretrain.contrast)
+    if contrast.mode != "none":
+        examples = training_examples(split)
+        anchors = min(contrast.anchors or feed.reads, feed.reads)
+        lengths = np.minimum(examples.lengths, config.encoder.max_len)
+        rows = rows_needed(lengths, anchors, feed.row_len, config.seed)
+        index = same_target_index(examples)
+        terms.append(same_target_term(contrast, index, examples.user_ids, rows))
+    if uses_semantics(config):
+        if semantic is None:
+            raise ConfigError(
+                "sra_cl.inter_weight and sra_cl.intra_weight need semantic tables; set both to 0 or train with the "
+                "stage semantic, which makes them"
+            )
+        terms.append(make_semantic_term(config, encoder, feed, split, semantic))
+    return terms
+
+
+def make_pretrain_task(
+    config, encoder: Encoder, split: Split, semantic: SemanticTables | None = None
+) -> Task:
+    """Stage 1's objective on this split, as `config.pretrain` and `config.sra_cl` describe it."""
+    feed = make_feed(config, split)
+    terms = make_terms(config, encoder, feed, split, semantic)
     return pretrain_task(
         encoder,
         feed,
-        same_target_index(examples),
-        contrast=contrast,
-        example_users=examples.user_ids,
-        positive_rows=rows_needed(lengths, anchors, feed.row_len, config.seed),
+        terms,
+        refresh_epochs=config.sra_cl.refresh_epochs,
         **config.pretrain.loss,
     )
 
@@ -96,9 +128,7 @@ def query_ranks(
     )
 
 
-def encoder_evaluator(
-    encoder: SequenceEncoder, split: Split, part: str, row_len: int = 0
-) -> Callable:
+def encoder_evaluator(encoder: Encoder, split: Split, part: str, row_len: int = 0) -> Callable:
     """params -> {"unfiltered": {...}, "filtered": {...}} of the encoder alone on a part of the split."""
     queries = evaluation_set(split, part, max_len=encoder.max_len, row_len=row_len)
     if not len(queries.user_ids):
@@ -121,15 +151,20 @@ def run_pretraining(
     stage: str = "pretrain",
     init_params: dict | None = None,
     epochs: int | None = None,
+    semantic: SemanticTables | None = None,
 ) -> FitResult:
-    """Trains the encoder; with `init_params` goes on from there (the control)."""
+    """Trains the encoder; with `init_params` goes on from there (the control).
+
+    What a contrastive term trains beside the encoder starts anew each time and is not kept.
+    """
     encoder = make_encoder(config, split.log.num_items)
     settings = config.pretrain.stopping
-    task = make_pretrain_task(config, encoder, split)
+    task = make_pretrain_task(config, encoder, split, semantic)
     key = jax.random.fold_in(jax.random.key(config.seed), {"pretrain": 1, "control": 3}[stage])
     if init_params is None:
         ids = jnp.ones((1, 2), jnp.int32)
         init_params = jax.jit(encoder.init)(jax.random.fold_in(key, 7), ids)["params"]
+    of_terms = task.init(jax.random.fold_in(key, 8))
     epochs = settings.epochs if epochs is None else epochs
     optimizer = make_optimizer(
         total_steps=epochs * task.steps_per_epoch, **config.pretrain.optimizer
@@ -137,7 +172,7 @@ def run_pretraining(
     return fit(
         task,
         optimizer,
-        init_params,
+        init_params | of_terms,
         FitSettings(
             epochs,
             settings.patience if stage == "pretrain" else 0,
@@ -153,4 +188,7 @@ def run_pretraining(
         writer=tools.writer,
         progress=tools.progress,
         identity=tools.identity,
+        served=lambda params: {
+            name: value for name, value in params.items() if name not in of_terms
+        },
     )

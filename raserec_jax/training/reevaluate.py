@@ -22,9 +22,9 @@ from raserec_jax.report.tables import COLUMNS, PROTOCOLS, format_results_table, 
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved, load_retrieved
 from raserec_jax.retrieval.searcher import make_searcher
-from raserec_jax.training.finetuning import augmented_query
 from raserec_jax.training.mixing import Mixture, mixed_scores
 from raserec_jax.training.pretraining import encoder_evaluator, query_ranks
+from raserec_jax.training.reading import augmented_query
 from raserec_jax.training.remembering import Memory, Part, as_queries
 from raserec_jax.training.testing import TrainedParts, test_metrics, test_ranks
 
@@ -59,7 +59,7 @@ def reevaluate(workdir: PathLike, split: str = "test", engine: str | None = None
     data, memory, parts = (
         split_log(opened.log, opened.config.data),
         _memory(opened, split, engine),
-        _parts(opened),
+        _parts(opened, split, engine),
     )
     if split == "test":
         ranks = test_ranks(opened.config, opened.encoder, data, memory, parts)
@@ -75,14 +75,19 @@ def reevaluate(workdir: PathLike, split: str = "test", engine: str | None = None
     return Reevaluation(table, verdict, engine is not None or not differences)
 
 
-def _parts(opened: Workdir) -> TrainedParts:
+def _parts(opened: Workdir, split: str, engine: str | None) -> TrainedParts:
     mixtures = (read_mixture(opened, name) for name in ("mixing", "combined"))
-    return TrainedParts(
+    reader_params, own = opened.best_reader()
+    parts = TrainedParts(
         opened.encoder_params,
         opened.best("control"),
-        opened.best("finetune"),
+        reader_params,
         *(None if one is None else Mixture(*one) for one in mixtures),
     )
+    if own is opened:
+        return parts
+    memory = _memory(own, split, engine)
+    return parts._replace(reader_encoder_params=own.encoder_params, reader_memory=memory)
 
 
 def _memory(opened: Workdir, split: str, engine: str | None) -> Memory | None:
@@ -98,7 +103,7 @@ def _memory(opened: Workdir, split: str, engine: str | None) -> Memory | None:
     def part(name: str, bank: MemoryBank) -> Part:
         queries = evaluation_set(data, name.split("_")[0], max_len=opened.encoder.max_len)
         query = encode_rows(opened.encoder, opened.encoder_params, item_ids, queries.rows)
-        path = opened.folder / "memory" / f"neighbours_{name}.npz"
+        path = opened.folder / opened.memory_folder / f"neighbours_{name}.npz"
         found = load_retrieved(path, bank_fingerprint=bank.fingerprint)
         if engine is not None:
             found = _search(opened, engine, bank, as_queries(query, queries), found.ids.shape[1])
@@ -113,7 +118,7 @@ def _memory(opened: Workdir, split: str, engine: str | None) -> Memory | None:
         parts: list[Part | None] = [part("valid", train_bank), None, None]
     else:
         parts = [None, part("test_train_bank", train_bank), part("test", full_bank)]
-    return Memory(train_bank, full_bank, None, None, *parts, report={})
+    return Memory(train_bank, full_bank, None, None, None, *parts, report={})
 
 
 def _first_rows(bank: MemoryBank, count: int | None) -> MemoryBank:
@@ -122,7 +127,8 @@ def _first_rows(bank: MemoryBank, count: int | None) -> MemoryBank:
 
 
 def _search(opened: Workdir, engine: str, bank: MemoryBank, queries, top_k: int) -> Retrieved:
-    searcher = make_searcher(engine, bank, eligibility=opened.config.memory.eligibility)
+    eligibility = opened.config.memory.eligibility
+    searcher = make_searcher(engine, bank, eligibility=eligibility, top_k=top_k)
     return searcher.search(queries, top_k)
 
 
@@ -136,21 +142,22 @@ def _valid_metrics(
         found["control"] = evaluate(parts.control_params)
     if memory is None:
         return found
-    part, bank, table = memory.valid, memory.train_bank, parts.encoder_params["item_table"]
-    scores: dict[str, Scores] = {}
-    augmented = None
+    own, own_memory = parts.behind_reader(memory)
+    part, bank = own_memory.valid, own_memory.train_bank
+    scores: dict[str, tuple[Scores, dict]] = {}
     if parts.reader_params is not None:
-        top_k = opened.config.memory.top_k
+        table, top_k = own["item_table"], opened.config.memory.top_k
         augmented = augmented_query(opened.reader, parts.reader_params, part, bank, table, top_k)
-        scores["finetune"] = Scores(augmented)
-    for name, query, mixture in (
-        ("mixing", part.query, parts.mixture),
-        ("combined", augmented, parts.reader_mixture),
-    ):
-        if mixture is not None and query is not None:
-            scores[name] = mixed_scores(query, part.retrieved, bank, mixture)
-    for name, one in scores.items():
-        found[name] = evaluate_ranks(*query_ranks(one, parts.encoder_params, data, part.evaluation))
+        scores["finetune"] = Scores(augmented), own
+        if parts.reader_mixture is not None:
+            mixed = mixed_scores(augmented, part.retrieved, bank, parts.reader_mixture)
+            scores["combined"] = mixed, own
+    if parts.mixture is not None:
+        part, bank = memory.valid, memory.train_bank
+        mixed = mixed_scores(part.query, part.retrieved, bank, parts.mixture)
+        scores["mixing"] = mixed, parts.encoder_params
+    for name, (one, params) in scores.items():
+        found[name] = evaluate_ranks(*query_ranks(one, params, data, part.evaluation))
     return found
 
 

@@ -1,10 +1,10 @@
 """The memory stage: encode every training prefix, build the bank, search it once for all that stage 2 will ask.
 
 With the encoder frozen, the query vectors and their neighbours are constants of the bank version, so no later stage
-searches. The neighbours found are saved: ScaNN has no seed, and a run can be repeated from them.
+searches. The neighbours found are saved: ScaNN has no seed, and a run can be repeated from them. Where stage 2 trains
+the encoder, the same is done once more for the encoder that it leaves.
 """
 
-import logging
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -29,13 +29,13 @@ from raserec_jax.encoding import (
     example_rows,
     history_rows,
 )
-from raserec_jax.errors import CheckpointError, ConfigError
-from raserec_jax.models.encoder import SequenceEncoder
-from raserec_jax.retrieval.eligibility import Queries, audit
+from raserec_jax.errors import ConfigError
+from raserec_jax.models.backbones import Encoder
+from raserec_jax.retrieval.eligibility import Queries
 from raserec_jax.retrieval.memory_bank import MemoryBank
-from raserec_jax.retrieval.retrieved import Retrieved, load_retrieved, save_retrieved
-from raserec_jax.retrieval.searcher import engine_name, make_searcher, recall_against_exact
-from raserec_jax.training.workdir import read_record, write_record
+from raserec_jax.retrieval.retrieved import Retrieved
+from raserec_jax.retrieval.subsets import Subset, kept_entries, kept_users
+from raserec_jax.training.memory_search import MemorySearch
 
 
 class Part(NamedTuple):
@@ -52,50 +52,84 @@ class Part(NamedTuple):
 class Memory(NamedTuple):
     """What stage 2, mixing and the test read.
 
-    train_bank: every training prefix.  full_bank: the validation pairs too, as published for the test.
-    examples, example_retrieved: the training examples (rows of train_bank) and their neighbours.
+    train_bank: the training prefixes that `config.memory` lets in.  full_bank: the validation pairs too, as published
+      for the test.
+    examples, example_query, example_retrieved: every training prefix with its target, its vector [examples, dim]
+      float32, and its neighbours in train_bank (None where they are not asked for).
     valid, test_train_bank: searched in train_bank.  test: searched in full_bank.
     """
 
     train_bank: MemoryBank
     full_bank: MemoryBank
     examples: Examples
-    example_retrieved: Retrieved
+    example_query: jax.Array
+    example_retrieved: Retrieved | None
     valid: Part
     test_train_bank: Part
     test: Part
     report: dict
 
 
-def build_bank(
-    encoder: SequenceEncoder, params: dict, split: Split, *, long_history: str
-) -> tuple[MemoryBank, Examples]:
-    """Bank of every training prefix, from one pass per user; row i is training example i."""
+def encode_examples(
+    config, encoder: Encoder, params: dict, split: Split
+) -> tuple[jax.Array, Examples]:
+    """[examples, dim] float32 vector of every training prefix, from one pass per user, and what they are."""
     examples = training_examples(split)
-    rows = example_rows(split, examples, max_len=encoder.max_len, long_history=long_history)
-    keys = encode_rows(encoder, params, jnp.asarray(split.log.item_ids), rows)
-    times = split.log.time_ranks
-    bank = MemoryBank(
-        np.asarray(keys),
-        examples.target_ids,
-        examples.user_ids,
-        examples.lengths,
-        None if times is None else times[examples.target_places],
-    )
-    return bank, examples
+    long_history = config.pretrain.batching.long_history
+    sizes = {"max_len": encoder.max_len, "align": encoder.align}
+    rows = example_rows(split, examples, long_history=long_history, **sizes)
+    return encode_rows(encoder, params, jnp.asarray(split.log.item_ids), rows), examples
 
 
-def _with_later_pairs(
-    bank: MemoryBank, encoder: SequenceEncoder, params: dict, split: Split
+def build_bank(config, split: Split, query: jax.Array, examples: Examples) -> MemoryBank:
+    """Bank, with float32 keys, of the training prefixes that `config.memory` lets in, in the order of the log.
+
+    Raises:
+      DataError: none is let in.
+    """
+    times = _times(split, examples)
+    users = _users(config, split)
+    kept = kept_entries(_subset(config), examples.lengths, examples.user_ids, times, users)
+    columns = (np.asarray(query), examples.target_ids, examples.user_ids, examples.lengths, times)
+    if not kept.all():
+        columns = tuple(None if column is None else column[kept] for column in columns)
+    return MemoryBank(*columns)
+
+
+def with_later_pairs(
+    config, bank: MemoryBank, encoder: Encoder, params: dict, split: Split
 ) -> MemoryBank:
-    """The bank of training prefixes with the pairs that became known before the test."""
+    """The bank with the pairs that became known before the test.
+
+    As published, bounds on length (and age) are for the training prefixes alone; users who are left out stay out.
+    """
     later = later_examples(split)
+    later = Examples(*(field[_users(config, split)[later.user_ids]] for field in later))
+    if not len(later.lengths):
+        return bank
     windows = prefix_windows(later, encoder.max_len)
     rows = history_rows(windows, default_row_len(encoder.max_len))
     keys = encode_rows(encoder, params, jnp.asarray(split.log.item_ids), rows)
-    times = split.log.time_ranks
-    times = None if times is None else times[later.target_places]
+    times = _times(split, later)
     return bank.append(np.asarray(keys), later.target_ids, later.user_ids, later.lengths, times)
+
+
+def _times(split: Split, examples: Examples) -> np.ndarray | None:
+    times = split.log.time_ranks
+    return None if times is None else times[examples.target_places]
+
+
+def _users(config, split: Split) -> np.ndarray:
+    return kept_users(split.log.num_users, config.memory.user_share, config.seed)
+
+
+def _subset(config) -> Subset:
+    return Subset(**{field: config.memory[field] for field in Subset._fields})
+
+
+def example_queries(query: jax.Array, examples: Examples, split: Split) -> Queries:
+    """Search queries for the training prefixes."""
+    return Queries(np.asarray(query), examples.user_ids, examples.lengths, _times(split, examples))
 
 
 def as_queries(query, evaluation: EvaluationSet) -> Queries:
@@ -106,16 +140,28 @@ def as_queries(query, evaluation: EvaluationSet) -> Queries:
 
 
 def run_memory(
-    config, encoder: SequenceEncoder, params: dict, split: Split, workdir: Path
+    config,
+    encoder: Encoder,
+    params: dict,
+    split: Split,
+    workdir: Path,
+    *,
+    name: str = "memory",
+    for_training: bool = True,
 ) -> Memory:
     """Builds, saves and searches the bank; neighbours already saved for the same bank are read instead.
 
+    Args:
+      name: folder in the workdir.
+      for_training: search the neighbours of the training prefixes too.
+
     Raises:
       ConfigError: memory.top_k is above the number of entries.
+      DataError: no pair is let into the bank.
     """
     began = time.perf_counter()
-    long_history = config.pretrain.batching.long_history
-    train_bank, examples = build_bank(encoder, params, split, long_history=long_history)
+    query, examples = encode_examples(config, encoder, params, split)
+    train_truth = build_bank(config, split, query, examples)
     item_ids = jnp.asarray(split.log.item_ids)
 
     def encoded(part: str) -> tuple[EvaluationSet, jax.Array]:
@@ -123,7 +169,10 @@ def run_memory(
         return queries, encode_rows(encoder, params, item_ids, queries.rows)
 
     valid, test = encoded("valid"), encoded("test")
-    full_bank = _with_later_pairs(train_bank, encoder, params, split)
+    full_truth = with_later_pairs(config, train_truth, encoder, params, split)
+    train_bank, full_bank = (
+        bank.with_keys_as(config.memory.key_dtype) for bank in (train_truth, full_truth)
+    )
     encode_s = time.perf_counter() - began
     fingerprint = checkpoints.params_fingerprint(params)
     if config.memory.top_k > train_bank.rows:
@@ -131,86 +180,29 @@ def run_memory(
             f"config.memory.top_k={config.memory.top_k} but the bank has {train_bank.rows} entries; "
             "lower config.memory.top_k or give more interactions"
         )
-    full_bank.save(workdir / "memory", fingerprint)
+    full_bank.save(workdir / name, fingerprint, repair=True)
     top_k = min(max(config.memory.top_k, config.mixing.top_k), train_bank.rows)
-    search = _Search(config.memory, workdir / "memory", top_k)
-    example_queries = Queries(
-        train_bank.keys, train_bank.user_ids, train_bank.lengths, train_bank.times
-    )
-    found = {
-        "train": search("train", train_bank, example_queries),
-        "valid": search("valid", train_bank, as_queries(valid[1], valid[0])),
-        "test_train_bank": search("test_train_bank", train_bank, as_queries(test[1], test[0])),
-        "test": search("test", full_bank, as_queries(test[1], test[0])),
+    search = MemorySearch(config.memory, workdir / name, top_k)
+    asked = {
+        "valid": (train_bank, as_queries(valid[1], valid[0]), train_truth),
+        "test_train_bank": (train_bank, as_queries(test[1], test[0]), train_truth),
+        "test": (full_bank, as_queries(test[1], test[0]), full_truth),
     }
-    report = {"encode_s": encode_s, **search.report}
+    if for_training:
+        asked = {
+            "train": (train_bank, example_queries(query, examples, split), train_truth)
+        } | asked
+    found = {part: search(part, *one) for part, one in asked.items()}
+    left_out = len(examples.lengths) - train_bank.rows
+    report = {"encode_s": encode_s, "left_out": left_out, **search.report}
     return Memory(
         train_bank,
         full_bank,
         examples,
-        found["train"],
+        query,
+        found.get("train"),
         Part(*valid, found["valid"]),
         Part(*test, found["test_train_bank"]),
         Part(*test, found["test"]),
         report,
     )
-
-
-class _Search:
-    """Searches a bank or reads the saved neighbours, builds an index only if one is needed, and keeps account."""
-
-    def __init__(self, settings, folder: Path, top_k: int):
-        self.settings, self.folder, self.top_k = settings, folder, top_k
-        self.searcher = None
-        self.account = folder / "search.json"
-        self.report = {"search_s": 0.0, "build_s": 0.0}
-        self.report |= read_record(self.account) or {}
-        self.report["violations"] = 0
-
-    def __call__(self, name: str, bank: MemoryBank, queries: Queries) -> Retrieved:
-        path = self.folder / f"neighbours_{name}.npz"
-        found = self._saved(path, bank, queries)
-        if found is None:
-            if self.searcher is None or self.searcher.bank is not bank:
-                self._build(bank, queries)
-            began = time.perf_counter()
-            found = self.searcher.search(queries, self.top_k)
-            jax.block_until_ready(found)
-            self.report["search_s"] += time.perf_counter() - began
-            # The account first: neighbours that are there are not searched again, and so not accounted for again.
-            write_record(self.account, self.report)
-            save_retrieved(path, found, bank_fingerprint=bank.fingerprint)
-        violations = audit(np.asarray(found.ids), bank, queries, self.settings.eligibility)
-        self.report["violations"] += len(violations)
-        if len(violations):
-            query, slot = violations[0]
-            raise AssertionError(
-                f"{name}: {len(violations)} retrieved rows that their queries must not see, the first in query "
-                f"{query}, slot {slot}; this is a bug in the search"
-            )
-        return found
-
-    def _saved(self, path: Path, bank: MemoryBank, queries: Queries) -> Retrieved | None:
-        if not path.exists():
-            return None
-        try:
-            found = load_retrieved(path, bank_fingerprint=bank.fingerprint)
-        except CheckpointError as error:
-            logging.getLogger("raserec_jax").warning("searched again: %s", error)
-            return None
-        return found if found.ids.shape == (len(queries.user_ids), self.top_k) else None
-
-    def _build(self, bank: MemoryBank, queries: Queries) -> None:
-        self.searcher = make_searcher(
-            self.settings.engine, bank, eligibility=self.settings.eligibility
-        )
-        self.report["engine"] = engine_name(self.searcher)
-        self.report["build_s"] += self.searcher.build_s
-        self.report["recall"] = recall_against_exact(
-            self.searcher,
-            bank,
-            queries,
-            min(self.settings.top_k, bank.rows),
-            self.settings.eligibility,
-            sample=self.settings.recall_sample,
-        )

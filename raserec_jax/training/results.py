@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from raserec_jax.baselines import baseline_metrics
@@ -17,7 +16,8 @@ from raserec_jax.evaluation.evaluator import seen_items
 from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.evaluation.top_items import top_items
 from raserec_jax.models.encoder import repeat_bias
-from raserec_jax.training.finetuning import augmented_query, make_reader
+from raserec_jax.recommend.scoring import merged_attention, read_memories
+from raserec_jax.training.reading import make_reader
 from raserec_jax.training.remembering import Memory
 from raserec_jax.training.testing import Ranks, TrainedParts, gains, test_groups, test_metrics
 from raserec_jax.training.workdir import plain
@@ -36,7 +36,7 @@ def assemble_results(
 
     Args:
       records: what each stage wrote down.
-      ranks, details: of `test_models`; without details neither coverage nor the shuffled histories are told.
+      ranks, details: of `test_models`; without details neither coverage, attention nor the shuffled histories are told.
     """
     log, metrics = split.log, test_metrics(ranks)
     stages: dict[str, Any] = {}
@@ -97,22 +97,35 @@ def assemble_results(
 def show_samples(
     config, split: Split, text: ItemText | None, memory: Memory, parts: TrainedParts, count: int
 ) -> list[dict]:
-    """A few test users: their history, what is recommended, and the memories behind it, with titles if known."""
+    """A few test users: their history, what is recommended, and the memories behind it, with titles if known.
+
+    Returns:
+      [{"user", "history": [title, ...], "target": title, "recommendations": [{"title", "score"}, ...], "memories":
+      [{"history": [title, ...], "then": title, "cosine", "weight", "attention": {channel: weight}}, ...]}, ...]; the
+      memories by rank, all that the reader reads.
+    """
     if parts.reader_params is None or count < 1:
         return []
+    encoder_params, memory = parts.behind_reader(memory)
     log, part, bank = split.log, memory.test, memory.full_bank
     users = len(part.evaluation.user_ids)
     rows = np.sort(np.random.default_rng(config.seed).permutation(users)[:count])
-    table, top_k = parts.encoder_params["item_table"], config.memory.top_k
-    some = part._replace(
-        query=part.query[rows],
-        retrieved=jax.tree.map(lambda x: jnp.asarray(x)[rows], part.retrieved),
+    table, top_k = encoder_params["item_table"], config.memory.top_k
+    found, cosines = (np.asarray(x[rows, :top_k]) for x in part.retrieved[:2])
+    reader, kept = make_reader(config), np.maximum(found, 0)
+    query, attention = read_memories(
+        reader,
+        parts.reader_params,
+        part.query[rows],
+        bank.keys[kept],
+        bank.target_ids[kept],
+        found >= 0,
+        table,
     )
-    reader = make_reader(config)
-    query = augmented_query(reader, parts.reader_params, some, bank, table, top_k)
-    weights = memory_weights(reader, parts.reader_params, some, bank, table, top_k)
+    attention = {name: np.asarray(one) for name, one in attention.items()}
+    weights = merged_attention(reader, parts.reader_params, attention, found >= 0)
     scored = Scores(query)
-    bias = repeat_bias(parts.encoder_params)
+    bias = repeat_bias(encoder_params)
     if bias is not None:
         asked = part.evaluation
         seen = seen_items(
@@ -121,7 +134,7 @@ def show_samples(
         scored = scored._replace(repeat_ids=seen, repeat_bias=bias)
     ids, scores = top_items(scored, table, 5, None)
 
-    def title(item_id: int) -> str:
+    def title(item_id: int | np.integer) -> str:
         label = log.item_labels[item_id]
         return (text.title_of(label) if text is not None else None) or str(label)
 
@@ -131,8 +144,6 @@ def show_samples(
     samples = []
     for i, row in enumerate(rows):
         user, end = int(part.evaluation.user_ids[row]), int(part.evaluation.end_positions[row])
-        best = np.argsort(-weights[i])[:3]
-        found = np.asarray(some.retrieved.ids[i, :top_k])
         samples.append(
             {
                 "user": str(log.user_labels[user]),
@@ -144,34 +155,18 @@ def show_samples(
                 ],
                 "memories": [
                     {
-                        "history": titles(
-                            int(bank.user_ids[found[k]]), int(bank.lengths[found[k]]), 4
-                        ),
-                        "then": title(bank.target_ids[found[k]]),
+                        "history": titles(int(bank.user_ids[entry]), int(bank.lengths[entry]), 4),
+                        "then": title(bank.target_ids[entry]),
+                        "cosine": float(cosines[i, k]),
                         "weight": float(weights[i, k]),
+                        "attention": {name: float(one[i, k]) for name, one in attention.items()},
                     }
-                    for k in best
-                    if found[k] >= 0
+                    for k, entry in enumerate(found[i].tolist())
+                    if entry >= 0
                 ],
             }
         )
     return samples
-
-
-def memory_weights(reader, params, part, bank, item_table, top_k: int) -> np.ndarray:
-    """Attention of the last read over each query's memories, [queries, top_k]: the channels weighted by beta."""
-    ids = part.retrieved.ids[:, :top_k]
-    rows = jnp.maximum(ids, 0)
-    attention = reader.apply(
-        {"params": params},
-        part.query,
-        jnp.asarray(bank.keys)[rows],
-        item_table[jnp.asarray(bank.target_ids)[rows]],
-        ids >= 0,
-        return_attention=True,
-    )[1]
-    share = {"history_to_target": reader.beta, "target_to_history": 1.0 - reader.beta}
-    return np.asarray(sum(share[name] * weights for name, weights in attention.items()))
 
 
 def _without_times(record: dict) -> dict:

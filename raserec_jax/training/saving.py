@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from raserec_jax.errors import CheckpointError
+
 
 def host_copy(tree: Any) -> Any:
     """The arrays of a tree on the host, in memory of their own: the next step takes the device's over (donation)."""
@@ -49,6 +51,9 @@ class Saver:
         except Exception as error:
             if kind is None:
                 raise
-            logging.getLogger("raserec_jax").warning("%s", error)  # behind the error under way
+            if not issubclass(
+                kind, CheckpointError
+            ):  # which is told, and has the same cause: the disk
+                logging.getLogger("raserec_jax").warning("%s", error)  # behind the error under way
         finally:
             self._pool.shutdown()

@@ -1,43 +1,48 @@
 """SIGTERM and SIGINT: the first one asks for a stop, the second ends the process at once.
 
 `StopFlag` is for code that looks at a flag between two pieces of work; `interruptible` for code that may be left
-anywhere, since whatever it writes is written whole or not at all.
+anywhere, since whatever it writes is written whole or not at all. Python's handlers wait until the main thread is back
+from a long compilation or device call, so the second signal is a thread's business. The exit code is then that of
+shells, 128 + the signal's number.
 """
 
 import contextlib
+import os
 import signal
+import threading
 from collections.abc import Iterator
 
 from raserec_jax.errors import Interrupted
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
 
 class StopFlag:
-    """Context in which the first signal sets `is_set`."""
+    """Context in which the first signal sets `is_set`. Outside the main thread it leaves signals alone."""
 
     def __init__(self):
         self.is_set = False
-        self._previous: dict = {}
+        self._restoring = contextlib.ExitStack()
 
     def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # ValueError: not the main thread; the caller keeps its own handling.
-            with contextlib.suppress(ValueError):
-                self._previous[number] = signal.signal(number, self._on_signal)
+        if threading.current_thread() is threading.main_thread():
+            self._restoring.enter_context(_second_signal_ends_the_process())
+            for number in _STOPPING:
+                self._restoring.callback(
+                    signal.signal, number, signal.signal(number, self._on_signal)
+                )
         return self
 
     def _on_signal(self, number, frame):
-        if self.is_set:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.is_set = True
-        self.first_signal()
+        if not self.is_set:
+            self.is_set = True
+            self.first_signal()
 
     def first_signal(self) -> None:
         """What else the first signal does; nothing here."""
 
     def __exit__(self, *exc_info):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._restoring.close()
 
 
 class _Leave(StopFlag):
@@ -63,3 +68,29 @@ def interruptible() -> Iterator[None]:
             raise Interrupted(
                 "stopped; what is finished was kept, run the same command again to go on"
             ) from None
+
+
+@contextlib.contextmanager
+def _second_signal_ends_the_process() -> Iterator[None]:
+    """Has the interpreter report each signal through a pipe, as it comes, to a thread that counts."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    watch = threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True)
+    watch.start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        watch.join()
+        os.close(reader)
+
+
+def _watch(reader: int) -> None:
+    count = 0
+    while came := os.read(reader, 1):
+        count += came[0] in _STOPPING
+        if count == 2:
+            os.write(2, b"ended at once; run the same command again to go on from what was saved\n")
+            os._exit(128 + came[0])

@@ -14,18 +14,23 @@ class TrainState(NamedTuple):
     step: [] int32, steps done; with the seed it fixes the batch, the dropout and the draws of the next one.
     params: the trained parameters.
     opt_state: Optax's state for them.
+    refreshed: parameters of the epoch at which the task last refreshed its constants; None if it never does.
     """
 
     step: Int[Array, ""]
     params: dict
     opt_state: optax.OptState
+    refreshed: dict | None = None
 
 
-def create_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
+def create_state(
+    params: dict, optimizer: optax.GradientTransformation, *, refreshes: bool = False
+) -> TrainState:
     """A fresh state at step 0; it copies, as a step takes its state's memory over (donation)."""
 
     def fresh(params):
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        kept = jax.tree.map(jnp.copy, params) if refreshes else None
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), kept)
 
     # Jitted, so that all of it is placed as the parameters are: a mixture would compile the step twice.
     return jax.jit(fresh)(jax.tree.map(jnp.array, params))

@@ -26,11 +26,14 @@ from raserec_jax.evaluation.metrics import paired_bootstrap
 from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.evaluation.recommended import recommended_items
 from raserec_jax.evaluation.shuffling import shuffled_segments
-from raserec_jax.models.encoder import SequenceEncoder, repeat_bias
-from raserec_jax.training.finetuning import augmented_query, make_reader
+from raserec_jax.models.backbones import Encoder
+from raserec_jax.models.encoder import repeat_bias
+from raserec_jax.retrieval.memory_bank import MemoryBank
+from raserec_jax.training.attention import memory_attention
 from raserec_jax.training.mixing import Mixture, mixed_scores
 from raserec_jax.training.pretraining import query_ranks
-from raserec_jax.training.remembering import Memory
+from raserec_jax.training.reading import augmented_query, make_reader
+from raserec_jax.training.remembering import Memory, Part
 
 LIST_LENGTH = 10  # of the recommendations whose coverage is told
 GAIN_METRICS = ("NDCG@10", "HR@10", "MRR@10", "NDCG@5", "HR@5", "NDCG@20", "HR@20")
@@ -48,6 +51,8 @@ class TrainedParts(NamedTuple):
 
     encoder_params, control_params, reader_params: best parameters.
     mixture: chosen for the encoder.  reader_mixture: chosen for the reader.
+    reader_encoder_params, reader_memory: the encoder and the memory that the reader goes with, where stage 2 trained
+      the encoder.
     """
 
     encoder_params: dict
@@ -55,10 +60,18 @@ class TrainedParts(NamedTuple):
     reader_params: dict | None
     mixture: Mixture | None
     reader_mixture: Mixture | None
+    reader_encoder_params: dict | None = None
+    reader_memory: Memory | None = None
+
+    def behind_reader(self, memory: Memory) -> tuple[dict, Memory]:
+        """The encoder's parameters and the memory that the reader reads; `memory` is that of stage 1."""
+        if self.reader_encoder_params is None:
+            return self.encoder_params, memory
+        return self.reader_encoder_params, self.reader_memory
 
 
 def test_ranks(
-    config, encoder: SequenceEncoder, split: Split, memory: Memory | None, parts: TrainedParts
+    config, encoder: Encoder, split: Split, memory: Memory | None, parts: TrainedParts
 ) -> dict[str, Ranks]:
     """Ranks by model: pretrain, control, finetune, finetune_train_bank, mixing, mixing_train_bank, combined."""
     queries = evaluation_set(split, "test", max_len=encoder.max_len)
@@ -69,13 +82,14 @@ def test_ranks(
 
 
 def test_models(
-    config, encoder: SequenceEncoder, split: Split, memory: Memory | None, parts: TrainedParts
+    config, encoder: Encoder, split: Split, memory: Memory | None, parts: TrainedParts
 ) -> tuple[dict[str, Ranks], dict[str, dict]]:
     """The ranks of `test_ranks`, and what else results.json tells of a stage, from the same pass.
 
     Returns:
       ranks by model, and {stage: {"recommended": {"unfiltered": {"coverage@10", "mean_popularity@10"}, "filtered"},
-      and for "pretrain" "shuffled_history": as `shuffled_history` gives it}}.
+      for "pretrain" "shuffled_history": as `shuffled_history` gives it, and for "finetune" "attention": as
+      `memory_attention` gives it, with the full bank}}.
     """
     queries = evaluation_set(split, "test", max_len=encoder.max_len)
     popularity = training_popularity(split)
@@ -100,6 +114,16 @@ def test_models(
     details["pretrain"]["shuffled_history"] = shuffled_history(
         encoder, parts.encoder_params, split, ranks["pretrain"], **_bootstrap(config)
     )
+    if "finetune" in details:
+        own, own_memory = parts.behind_reader(memory)
+        details["finetune"]["attention"] = memory_attention(
+            make_reader(config),
+            parts.reader_params,
+            own_memory.test,
+            own_memory.full_bank,
+            own["item_table"],
+            config.memory.top_k,
+        )
     return ranks, details
 
 
@@ -107,7 +131,7 @@ def _test_scores(
     config, encoder, split: Split, queries, memory: Memory | None, parts: TrainedParts
 ) -> Iterator[tuple[str, Scores, dict]]:
     """(model, scores of the test queries, parameters of the encoder whose items are scored), one after the other."""
-    own, table = parts.encoder_params, parts.encoder_params["item_table"]
+    own = parts.encoder_params
 
     def encoded(params: dict):
         return encode_rows(encoder, params, jnp.asarray(split.log.item_ids), queries.rows)
@@ -118,27 +142,30 @@ def _test_scores(
         yield "control", Scores(encoded(parts.control_params)), parts.control_params
     if memory is None:
         return
-    banks = {
-        "": (memory.test, memory.full_bank),
-        "_train_bank": (memory.test_train_bank, memory.train_bank),
-    }
-    for suffix, (part, bank) in banks.items():
+    reader, (own_2, memory_2) = make_reader(config), parts.behind_reader(memory)
+    for suffix in ("", "_train_bank"):
+        (part, bank), (part_2, bank_2) = (_searched(one, suffix) for one in (memory, memory_2))
         augmented = None
         if parts.reader_params is not None:
-            augmented = augmented_query(
-                make_reader(config), parts.reader_params, part, bank, table, config.memory.top_k
-            )
-            yield f"finetune{suffix}", Scores(augmented), own
-        for name, base, mixture in (
-            ("mixing", query, parts.mixture),
-            ("combined", augmented, parts.reader_mixture),
-        ):
-            if mixture is not None and base is not None:
-                yield name + suffix, mixed_scores(base, part.retrieved, bank, mixture), own
+            table, top_k = own_2["item_table"], config.memory.top_k
+            augmented = augmented_query(reader, parts.reader_params, part_2, bank_2, table, top_k)
+            yield f"finetune{suffix}", Scores(augmented), own_2
+        if parts.mixture is not None:
+            yield f"mixing{suffix}", mixed_scores(query, part.retrieved, bank, parts.mixture), own
+        if parts.reader_mixture is not None and augmented is not None:
+            scores = mixed_scores(augmented, part_2.retrieved, bank_2, parts.reader_mixture)
+            yield f"combined{suffix}", scores, own_2
+
+
+def _searched(memory: Memory, suffix: str) -> tuple[Part, MemoryBank]:
+    """The test's queries with what they found, and where: in the full bank, or in that of training."""
+    if suffix == "_train_bank":
+        return memory.test_train_bank, memory.train_bank
+    return memory.test, memory.full_bank
 
 
 def shuffled_history(
-    encoder: SequenceEncoder,
+    encoder: Encoder,
     params: dict,
     split: Split,
     ordered: Ranks,

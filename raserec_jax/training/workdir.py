@@ -3,29 +3,94 @@
     config.json  log/  stages/  checkpoints/  best/  memory/  metrics.jsonl  plots/  results.json  report.html
 
 A stage is done when `stages/NAME.json` exists; it is written last, whole, by a rename. Beside it lies its sha256, in
-the form that `sha256sum -c` reads: a record that was altered is refused.
+the form that `sha256sum -c` reads: a record that was altered is refused. One process at a time trains in a workdir
+(`.lock`); any number may read it meanwhile.
 """
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import json
+import logging
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
+from raserec_jax.config_rules import AS_BEFORE
 from raserec_jax.data.interactions import ITEMS_FILE, InteractionLog
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.storage import PathLike
 from raserec_jax.errors import CheckpointError, ConfigError
 from raserec_jax.report.results import read_json, write_bytes_atomic, write_json_atomic
+from raserec_jax.retrieval.memory_bank import MemoryBank
+from raserec_jax.retrieval.retrieved import load_retrieved
 
 # What may change between two calls on one workdir: how the work is cut up or shown, not its result.
 FREE_KEYS = ("checkpoint", "evaluation.samples")
+
+LOCK_FILE = ".lock"
+# What some network file systems answer: without a lock the run goes on, with a warning.
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def plain(config: ConfigDict) -> dict:
     """The configuration as JSON sees it (tuples become lists)."""
     return json.loads(json.dumps(config.to_dict()))
+
+
+@contextlib.contextmanager
+def locked(workdir: PathLike) -> Iterator[None]:
+    """Context in which no other process trains in the workdir, which is made if absent; reading it needs no lock.
+
+    The lock is the kernel's, so it ends with the process, however that ends: nothing has to be cleaned up after a kill.
+    Of several processes of one run, process 0 has it.
+
+    Raises:
+      ConfigError: another process has it, or the workdir cannot be written.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    path = Path(workdir) / LOCK_FILE
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
+    try:
+        _take_lock(descriptor, workdir)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take_lock(descriptor: int, workdir: PathLike) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+    except BlockingIOError:
+        process, _, host = os.pread(descriptor, 300, 0).decode(errors="replace").partition(" ")
+        there = "" if host.strip() in ("", socket.gethostname()) else f" on {host.strip()}"
+        raise ConfigError(
+            f"{workdir} is in use by process {process.strip() or '(unknown)'}{there}; wait until it ends or stop it, "
+            "or give another --workdir"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE:
+            raise ConfigError(
+                f"--workdir={workdir}: cannot be written ({error.strerror})"
+            ) from error
+        logging.getLogger("raserec_jax").warning(
+            "%s: this file system has no locks (%s); see to it that one process at a time trains there",
+            workdir,
+            error.strerror,
+        )
 
 
 def open_workdir(workdir: PathLike, config: ConfigDict) -> Path:
@@ -67,7 +132,7 @@ def _refuse_orphans(workdir: Path, path: Path) -> None:
 
 def _remove_leftovers(workdir: Path) -> None:
     """Files that a killed process did not get to rename; those of checkpoints and memory are cleared where they lie."""
-    for folder in (workdir, workdir / "stages", workdir / "memory"):
+    for folder in (workdir, workdir / "stages", *workdir.glob("memory*")):
         for leftover in folder.glob(".*.partial"):
             leftover.unlink()
 
@@ -78,11 +143,15 @@ def identity(config: ConfigDict, log: InteractionLog) -> dict:
 
 
 def differences(saved: dict, given: dict, prefix: str = "") -> list[str]:
-    """In words, each key whose value differs between two nested mappings; what is free to change is left out."""
+    """In words, each key whose value differs between two nested mappings; what is free to change is left out, and
+    what an earlier release did not write, if it is as it was then."""
     found = []
     for key in sorted(set(saved) | set(given)):
         name = f"{prefix}{key}"
-        if name.removeprefix("config.") in FREE_KEYS:
+        known_as = name.removeprefix("config.")
+        if known_as in FREE_KEYS or (
+            key not in saved and known_as in AS_BEFORE and given[key] == AS_BEFORE[known_as]
+        ):
             continue
         old, new = saved.get(key, "absent"), given.get(key, "absent")
         if isinstance(old, dict) and isinstance(new, dict):
@@ -170,3 +239,16 @@ def read_record(path: Path) -> dict | None:
 def file_digest(path: Path) -> str | None:
     """sha256 of a file, None if there is none."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def memory_damage(workdir: Path, name: str = "memory") -> str | None:
+    """Why what a finished stage left in this folder of the workdir cannot be read, with the file; None if it can."""
+    folder = workdir / name
+    needed = {folder / f"neighbours_{part}.npz" for part in ("valid", "test_train_bank", "test")}
+    try:
+        MemoryBank.load(folder)
+        for path in sorted(needed | {*folder.glob("neighbours_*.npz")}):
+            load_retrieved(path)
+    except CheckpointError as error:
+        return str(error)
+    return None

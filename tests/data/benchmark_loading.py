@@ -23,6 +23,18 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MEAN_LENGTH = 9
 _BATCH = 250_000
+# Header, and what stands before, between and after user, item and time.
+FORMS = {
+    "tsv": (b"user_id\titem_id\ttimestamp\n", b"", b"\t", b"\t", b"\n"),
+    "csv": (b"user_id,item_id,timestamp\n", b"", b",", b",", b"\n"),
+    "jsonl": (
+        b"",
+        b'{"reviewerID": "',
+        b'", "asin": "',
+        b'", "overall": 5.0, "unixReviewTime": ',
+        b"}\n",
+    ),
+}
 _ALPHABET = np.frombuffer(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", np.uint8)
 
 
@@ -38,9 +50,10 @@ def generate(path: pathlib.Path, rows: int, ids: str, seed: int = 0) -> None:
     times = joined[users] + draw.exponential(86_400 * 90, rows).astype(np.int64)
     order = np.argsort(times, kind="stable")
     users, items, times = users[order], items[order], times[order]
+    form = path.name.removesuffix(".gz").rpartition(".")[2]
     compressor = zlib.compressobj(6, wbits=31) if path.suffix == ".gz" else None
     with open(path, "wb") as file:
-        for content in texts(users, items, times, ids):
+        for content in texts(users, items, times, ids, form):
             file.write(compressor.compress(content) if compressor else content)
         if compressor:
             file.write(compressor.flush())
@@ -52,9 +65,10 @@ def power_law(draw: np.random.Generator, rows: int, num_items: int) -> np.ndarra
     return np.searchsorted(shares, draw.random(rows) * shares[-1])
 
 
-def texts(users: np.ndarray, items: np.ndarray, times: np.ndarray, ids: str):
-    """Yields the header and the rows, tab-separated, as bytes."""
-    yield b"user_id\titem_id\ttimestamp\n"
+def texts(users: np.ndarray, items: np.ndarray, times: np.ndarray, ids: str, form: str):
+    """Yields the header and the rows as bytes."""
+    header, *between = FORMS[form]
+    yield header
     # Spread over the range of names, as real ids are: neighbours in time are no neighbours in name.
     users, items = users * 7_919_999 % 2**31, items * 1_299_709 % 2**31
     for start in range(0, len(users), _BATCH):
@@ -62,8 +76,9 @@ def texts(users: np.ndarray, items: np.ndarray, times: np.ndarray, ids: str):
         parts = [column.astype("S") for column in (users[rows], items[rows], times[rows])]
         if ids == "strings":
             parts[0], parts[1] = named(users[rows], b"A", 13), named(items[rows], b"B0", 8)
-        line = np.strings.add(np.strings.add(parts[0], b"\t"), np.strings.add(parts[1], b"\t"))
-        line = np.strings.add(np.strings.add(line, parts[2]), b"\n")
+        line = np.full(1, between[0])
+        for part, mark in zip(parts, between[1:], strict=True):
+            line = np.strings.add(np.strings.add(line, part), mark)
         yield b"".join(line.tolist())
 
 
@@ -119,7 +134,7 @@ def main() -> None:
     """Makes the files and prints one line per measurement."""
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--rows", default="1000000")
-    flags.add_argument("--forms", default="tsv", help="of tsv and tsv.gz")
+    flags.add_argument("--forms", default="tsv", help="of tsv, csv, jsonl; also with .gz")
     flags.add_argument("--ids", default="strings,integers")
     flags.add_argument("--folder", default=None, help="keeps the files there")
     flags.add_argument(

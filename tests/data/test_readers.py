@@ -248,6 +248,44 @@ def test_bad_paths(tmp_path):
         read_interactions("a" * 5000)
 
 
+LAST_ROW = {
+    "pairs": b"u 1\r\nu 2\r\n",
+    "sequences": b"u 1\r\nu 2\r\n",
+    "table": b"user_id,item_id\r\nu,1\r\nu,2\r\n",
+    "movielens_dat": b"u::1::5::7\r\nu::2::5::7\r\n",
+    "json_lines": b'{"user_id": "u", "item_id": 1}\r\n{"user_id": "u", "item_id": 2}\r\n',
+}
+
+
+@pytest.mark.parametrize("form", LAST_ROW)
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_a_last_line_break_cut_in_half_is_no_part_of_an_id(tmp_path, form, kept):
+    content = LAST_ROW[form]
+    log = read_interactions(written(tmp_path, content[: len(content) - 2 + kept]), format=form)
+    assert log.item_labels.tolist() == [0, 1, 2]
+
+
+def test_commas_and_bars_are_text_between_blanks(tmp_path):
+    content = "u1 4\nu1 5 , 6\nu2 5||||6 7\n"
+    log = read_interactions(written(tmp_path, content))
+    assert log.labels_of(log.item_ids).tolist() == ["4", "5", ",", "6", "5||||6", "7"]
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([1355443200, 1.5, 1355529600], [1.5, 1355443200.0, 1355529600.0]),
+        ([3, 2.0, "1"], [1, 2, 3]),
+        ([3, "2.5", 1], [1.0, 2.5, 3.0]),
+    ],
+)
+def test_one_time_with_a_fraction_makes_fractions_of_all(tmp_path, times, expected):
+    rows = [{"user_id": "u", "item_id": place, "timestamp": t} for place, t in enumerate(times)]
+    log = read_interactions(written(tmp_path, "\n".join(map(json.dumps, rows))))
+    assert log.timestamps.tolist() == expected
+    assert log.timestamps.dtype == np.dtype(type(expected[0]))
+
+
 def test_many_rows_of_every_shape_of_id(tmp_path):
     # Ids of every length, with the same rows parsed by the csv module beside it.
     choose = random.Random(0)

@@ -13,6 +13,7 @@ from raserec_jax.models.layers import (
     exact_gelu,
     keep_probability,
     matmul,
+    random_words,
     torch_linear_bias,
     torch_linear_kernel,
 )
@@ -74,6 +75,44 @@ def test_masks_of_one_key_are_equal_and_of_two_keys_differ():
     first, again, other = (draw_mask(seed, 0.5) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert 0.3 < (first != other).mean() < 0.7
+
+
+def deviations(bits, expected):
+    """Largest distance of shares of ones from `expected`, in standard deviations."""
+    shares = np.atleast_2d(bits).mean(axis=1)
+    return np.abs(shares - expected).max() / math.sqrt(expected * (1 - expected) / bits.shape[-1])
+
+
+def test_random_words_have_fair_independent_bits():
+    """Every bit, every pair of bits of a word, and bits of words at many distances: fair coins."""
+    words = np.asarray(random_words(jax.random.key(0), 1 << 18))
+    bits = (words[None, :] >> np.arange(32, dtype=np.uint32)[:, None] & 1).astype(np.int8)
+    assert deviations(bits, 0.5) < 5
+    pairs = np.array([bits[i] ^ bits[j] for i in range(32) for j in range(i)])
+    assert deviations(pairs, 0.5) < 5
+    for lag in (1, 2, 3, 16, 17, 64, 128, 1024, 65536):
+        assert deviations(bits[:, lag:] ^ bits[:, :-lag], 0.5) < 5, lag
+        assert deviations(bits[1:, lag:] ^ bits[:-1, :-lag], 0.5) < 5, lag
+    histogram = np.bincount(words.view(np.uint8), minlength=256)
+    expected = words.size * 4 / 256
+    chi_square = ((histogram - expected) ** 2 / expected).sum()
+    assert abs(chi_square - 255) < 5 * math.sqrt(2 * 255)
+    assert len(np.unique(words)) > words.size * (1 - 1.3 * words.size / 2**33)
+
+
+def test_random_words_of_neighbouring_keys_and_places_differ_in_half_of_their_bits():
+    first = np.asarray(random_words(jax.random.key(0), 1 << 15))
+    for other in (
+        jax.random.fold_in(jax.random.key(0), 1),
+        jax.random.fold_in(jax.random.key(0), 2),
+        jax.random.key(1),
+    ):
+        changed = first ^ np.asarray(random_words(other, 1 << 15))
+        bits = (changed[None, :] >> np.arange(32, dtype=np.uint32)[:, None] & 1).astype(np.int8)
+        assert deviations(bits, 0.5) < 5
+        # No shift of one sequence along the other brings them together.
+        second = np.asarray(random_words(other, 1 << 15))
+        assert not np.isin(first[:64], second).any()
 
 
 def test_dropout_keeps_the_mean_and_scales_what_it_keeps():

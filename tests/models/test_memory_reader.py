@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from raserec_jax.models.memory_reader import CrossAttention, MemoryReader
+from raserec_jax.models.memory_reader import CrossAttention, MemoryReader, reader_weights
 from tests.golden_files import read_golden
 from tests.models.torch_weights import reader_of, reader_params
 from tests.quick_jit import quick_jit
@@ -30,9 +30,10 @@ def random_like(shapes, seed=0):
 
 
 def shapes_of(module, *args, **kwargs):
-    return jax.eval_shape(lambda *inputs: module.init(jax.random.key(0), *inputs, **kwargs), *args)[
-        "params"
-    ]
+    shapes = jax.eval_shape(
+        lambda *inputs: module.init(jax.random.key(0), *inputs, **kwargs), *args
+    )
+    return shapes.get("params", {})
 
 
 def random_memories(seed=1):
@@ -216,8 +217,83 @@ def test_dropout_needs_a_key_and_changes_the_output(reader, params):
         ({"alpha": 1.5}, r"alpha=1.5 must be in \[0, 1\]"),
         ({"beta": -0.1}, r"beta=-0.1 must be in \[0, 1\]"),
         ({"attention_temperature": 0.0}, "attention_temperature=0.0 must be above 0"),
+        ({"alpha": 1.0, "learn_alpha": True}, r"alpha=1.0 must be inside \(0, 1\) to be learned"),
+        ({"beta": 0.0, "learn_beta": True}, r"beta=0.0 must be inside \(0, 1\) to be learned"),
+        ({"pooling": "max"}, "pooling='max' is unknown; use one of"),
     ],
 )
 def test_impossible_settings_are_refused(reader, setting, message):
     with pytest.raises(ValueError, match=message):
         shapes_of(reader.clone(**setting), *random_memories())
+
+
+def layer_norm(x, params):
+    x = x - x.mean(axis=-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True)) * params["scale"] + params["bias"]
+
+
+def test_mean_pooling_is_the_mean_of_the_real_memories(reader):
+    """One channel written out in NumPy, with and without what comes after the mean."""
+    query, keys, values, mask = random_memories()
+    shares = mask / np.maximum(mask.sum(axis=1, keepdims=True), 1)
+    pooled = np.einsum("bk,bkd->bd", shares, values)
+    plain = reader.clone(pooling="mean", feed_forward=False, beta=1.0)
+    assert shapes_of(plain, query, keys, values, mask) == {}
+    found, attention = read(plain, {}, query, keys, values, mask, return_attention=True)
+    np.testing.assert_allclose(attention["history_to_target"], shares, rtol=1e-6)
+    expected = np.where(mask.any(axis=1)[:, None], 0.3 * query + 0.7 * pooled, query)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+    both = reader.clone(pooling="mean")
+    params = random_like(shapes_of(both, query, keys, values, mask))
+    read_out = []
+    for name, pool in zip(CHANNELS, (values, keys), strict=True):
+        pooled = np.einsum("bk,bkd->bd", shares, pool)
+        ffn = params[name]["ffn"]
+        inner = pooled @ ffn["inner"]["kernel"] + ffn["inner"]["bias"]
+        inner = 0.5 * inner * (1 + np.vectorize(math.erf)(inner / math.sqrt(2)))
+        inner = inner @ ffn["outer"]["kernel"] + ffn["outer"]["bias"]
+        read_out.append(layer_norm(pooled + inner, params[name]["norm"]))
+    merged = 0.6 * read_out[0] + 0.4 * read_out[1]
+    expected = np.where(mask.any(axis=1)[:, None], 0.3 * query + 0.7 * merged, query)
+    found = read(both, params, query, keys, values, mask)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_feed_forward_the_second_read_follows_the_first(reader, params):
+    query, keys, values, mask = random_memories()
+    bare = reader.clone(feed_forward=False, beta=1.0, alpha=0.0)
+    shapes = shapes_of(bare, query, keys, values, mask)
+    (channel,) = shapes.values()
+    assert sorted(channel) == ["attend_first", "attend_second"]
+    first = params["history_to_target"]["attend_first"]
+    second = params["history_to_target"]["attend_second"]
+    settings = {"heads": 2, "temperature": 0.7}
+    once, _ = naive_attention(first, query, keys, values, mask, **settings)
+    twice, _ = naive_attention(second, once, keys, values, mask, **settings)
+    used = {"history_to_target": {"attend_first": first, "attend_second": second}}
+    found = read(bare, used, query, keys, values, mask)
+    some = mask.any(axis=1)
+    np.testing.assert_allclose(found[some], twice[some], rtol=1e-4, atol=1e-5)
+
+
+def test_learned_weights_start_where_the_fields_say(reader, params):
+    memories = jax.tree.map(jnp.asarray, random_memories())
+    learning = reader.clone(learn_alpha=True, learn_beta=True)
+    start = quick_jit(learning.init)(jax.random.key(0), *memories)["params"]
+    logits = {name: start[name] for name in ("alpha_logit", "beta_logit")}
+    assert sorted(start) == sorted([*params, *logits])
+    assert reader_weights(learning, start) == pytest.approx({"alpha": 0.3, "beta": 0.6}, rel=1e-6)
+    assert reader_weights(reader, params) == {"alpha": 0.3, "beta": 0.6}
+    found = read(learning, params | logits, *memories)
+    np.testing.assert_allclose(found, read(reader, params, *memories), rtol=1e-5, atol=1e-6)
+    # Elsewhere they are what a reader with those fields is, and both get a gradient.
+    moved = {"alpha_logit": jnp.float32(1.5), "beta_logit": jnp.float32(-0.5)}
+    weights = reader_weights(learning, moved)
+    assert weights["alpha"] == pytest.approx(1 / (1 + math.exp(-1.5)))
+    expected = read(reader.clone(**weights), params, *memories)
+    np.testing.assert_allclose(read(learning, params | moved, *memories), expected, rtol=1e-4)
+    grads = quick_jit(jax.grad(lambda p: jnp.sum(apply_reader(learning, p, *memories) ** 2)))(
+        params | moved
+    )
+    assert all(abs(float(grads[name])) > 1e-3 for name in moved)

@@ -17,7 +17,7 @@ from raserec_jax import checkpoints
 from raserec_jax.metric_writer import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
-STAGES = ("pretrain", "memory", "finetune", "mixing", "control", "evaluate")
+STAGES = ("pretrain", "memory", "finetune", "mixing", "control", "evaluate", "report")
 # Code that is compiled quickly, the same in every run; jaxlib 0.10.2 needs the last one to be right.
 _XLA_FLAGS = (
     "--xla_backend_optimization_level=0",
@@ -84,11 +84,19 @@ class Runs:
         output = self.folder / f"out{next(self._numbers)}"
         with output.open("wb") as file:
             process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdout=file if most_bytes is None else subprocess.PIPE,
+                stderr=subprocess.STDOUT,
             )
-        process.output = output
-        if most_bytes is not None:
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+            process.output, process.copier = output, None
+            if (
+                most_bytes is not None
+            ):  # which would hold for a file of the output too, not for a pipe
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+                process.copier = subprocess.Popen(["cat"], stdin=process.stdout, stdout=file)
+                process.stdout.close()
         return process
 
     def finish(self, workdir: pathlib.Path, *flags: str) -> None:
@@ -108,10 +116,33 @@ def _rows() -> str:
     return "\n".join(rows) + "\n"
 
 
-def wait_for_start(process) -> None:
-    """Returns once the program has said something: it has read its data and opened the workdir."""
-    while process.poll() is None and not process.output.stat().st_size:
-        time.sleep(0.005)
+def exit_code_and_output(process) -> tuple[int, str]:
+    """Waits for the end."""
+    code = process.wait()
+    if process.copier is not None:
+        process.copier.wait()
+    return code, process.output.read_text()
+
+
+def wait_for(process, happened) -> bool:
+    """Whether `happened()` came true before the process ended."""
+    while process.poll() is None:
+        if happened():
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def is_at(process, workdir: pathlib.Path, stage: str) -> bool:
+    """Whether the process works at a stage, or is past it: by what it prints, and by the records that it leaves."""
+    if stage in ("evaluate", "report"):  # not announced: they begin where the stage before ends
+        before = STAGES[STAGES.index(stage) - 1]
+        said = {"evaluate": "control:", "report": "test, unfiltered"}[stage]
+        if not (workdir / "stages" / f"{before}.json").exists():
+            return False
+    else:
+        said = f"{stage}:"
+    return any(line.startswith(said) for line in process.output.read_text().splitlines())
 
 
 def leftovers(workdir: pathlib.Path) -> list[str]:
@@ -127,15 +158,19 @@ def leftovers(workdir: pathlib.Path) -> list[str]:
     ]
 
 
-def stage_of(workdir: pathlib.Path, stages=STAGES) -> str:
-    """The stage that is under way: the first without a record."""
-    return next((s for s in stages if not (workdir / "stages" / f"{s}.json").exists()), "end")
+def stage_of(workdir: pathlib.Path) -> str:
+    """The stage that is under way: the first without a record; the last one has none."""
+    records = workdir / "stages"
+    return next((s for s in STAGES if not (records / f"{s}.json").exists()), STAGES[-1])
 
 
 def assert_same_run(workdir: pathlib.Path, expected: pathlib.Path) -> None:
     """results.json is the same bytes (nothing is excluded: times go to timings.json), and so are all parameters,
     optimiser states, the memory, the neighbours, the ranks, and every line of metrics.jsonl for the same step."""
-    assert (workdir / "results.json").read_bytes() == (expected / "results.json").read_bytes()
+    for name in ("results.json", "ranks.npz"):
+        assert (workdir / name).exists() == (expected / name).exists()
+    if (expected / "results.json").exists():
+        assert (workdir / "results.json").read_bytes() == (expected / "results.json").read_bytes()
     for folder in sorted((expected / "best").iterdir()):
         _assert_same_checkpoint(workdir / "best" / folder.name, folder)
         steps = [
@@ -146,7 +181,7 @@ def assert_same_run(workdir: pathlib.Path, expected: pathlib.Path) -> None:
         _assert_same_checkpoint(*steps)
     for path in sorted((expected / "memory" / "segments").rglob("*.npy")):
         assert (workdir / path.relative_to(expected)).read_bytes() == path.read_bytes()
-    for path in [*sorted((expected / "memory").glob("*.npz")), expected / "ranks.npz"]:
+    for path in [*sorted((expected / "memory").glob("*.npz")), *expected.glob("ranks.npz")]:
         with np.load(path) as arrays, np.load(workdir / path.relative_to(expected)) as found:
             assert set(found) == set(arrays)
             for name in arrays:

@@ -11,10 +11,11 @@ import pytest
 
 from raserec_jax import checkpoints
 from raserec_jax.errors import CheckpointError, ConfigError, DataError
+from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved, load_retrieved, save_retrieved
 from raserec_jax.training import workdir as wd
+from raserec_jax.training.memory_search import MemorySearch
 from raserec_jax.training.pipeline import train
-from raserec_jax.training.remembering import _Search
 from raserec_jax.training.state import create_state
 from tests.tiny_workdir import STAGES, generated_log, quick_compiles, tiny_config, trained
 
@@ -209,4 +210,32 @@ def test_damaged_neighbours_are_searched_again_and_results_computed_again(copy, 
     assert len(said) == 3  # a file that is not there needs no word
     one_bit_flipped(copy / "memory" / "search.json")
     with pytest.raises(CheckpointError, match=r"search.json does not match"):
-        _Search(None, copy / "memory", 5)
+        MemorySearch(None, copy / "memory", 5)
+
+
+def test_damaged_memory_of_a_finished_run_is_written_again(copy, whole, caplog):
+    """Each file with one line that names it; what comes back is what was there."""
+    one_bit_flipped(copy / "memory" / "segments" / "000000" / "keys.npy")
+    truncated(copy / "memory" / "neighbours_test.npz")
+    assert "keys.npy: damaged" in wd.memory_damage(copy)
+    with quick_compiles():
+        train(tiny_config(), generated_log(), copy, stages=STAGES)
+    said = [record.getMessage() for record in caplog.records]
+    assert [sum(name in line for line in said) for name in ("keys.npy", "neighbours_test")] == [
+        1,
+        1,
+    ]
+    assert said[0].startswith("written again: ") and said[1].startswith("searched again: ")
+    assert wd.memory_damage(copy) is None
+    assert (
+        MemoryBank.load(copy / "memory").fingerprint
+        == MemoryBank.load(whole / "memory").fingerprint
+    )
+    names = ("memory", "neighbours_test.npz")
+    for one, other in zip(
+        *(load_retrieved(place.joinpath(*names)) for place in (copy, whole)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    caplog.clear()
+    (copy / "memory" / "neighbours_valid.npz").unlink()
+    assert "neighbours_valid.npz: cannot be read" in wd.memory_damage(copy)

@@ -4,6 +4,8 @@ import contextlib
 import os
 import pathlib
 import resource
+import shutil
+import subprocess
 import tempfile
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from raserec_jax import checkpoints
 from raserec_jax.errors import CheckpointError
 from raserec_jax.training.saving import Saver
-from tests.resume.runs import Runs
+from tests.resume.runs import STAGES, Runs, assert_same_run, exit_code_and_output
 
 SMALL = {"w": np.arange(4.0, dtype=np.float32)}
 LARGE = {"w": np.random.default_rng(0).random(1_000_000).astype(np.float32)}
@@ -52,7 +54,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_alone(root, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_the_error_of_a_save_in_the_background_is_raised(root):
+def test_the_error_of_a_save_in_the_background_is_raised(root, caplog):
     def fail():
         with files_up_to(100_000):
             checkpoints.save_step(root, 2, LARGE, {})
@@ -66,6 +68,13 @@ def test_the_error_of_a_save_in_the_background_is_raised(root):
     with pytest.raises(ZeroDivisionError), Saver() as saver:
         saver.submit(fail)
         raise ZeroDivisionError  # what went wrong first is what is told
+    assert caplog.text.count("cannot be written") == 1  # and this behind it
+    with pytest.raises(CheckpointError, match="metrics"), Saver() as saver:
+        saver.submit(fail)
+        raise CheckpointError(
+            "metrics cannot be written"
+        )  # of the same disk: one sentence is enough
+    assert caplog.text.count("cannot be written") == 1
     assert_as_before(root)
 
 
@@ -88,18 +97,66 @@ def test_a_folder_that_may_not_be_written_is_refused():
         assert_as_before(root)
 
 
+def assert_ends_with_one_sentence(process) -> None:
+    """Exit code 2, one error, and nothing of threads or libraries around it."""
+    code, said = exit_code_and_output(process)
+    assert code == 2, said
+    *before, error = said.splitlines()
+    assert error.startswith("error: "), said
+    told = tuple(f"{stage}{sign}" for stage in STAGES for sign in (":", " epoch "))
+    assert not [line for line in before if not line.startswith(("workdir ", *told))], said
+
+
+def assert_checkpoints_are_whole(workdir) -> None:
+    for folder in (*workdir.glob("best/*"), *workdir.glob("checkpoints/*/*")):
+        assert checkpoints.read_meta(folder)["stage"]
+
+
 @pytest.mark.slow
 def test_a_run_on_a_full_disk_ends_with_2_and_goes_on_later(tmp_path):
     """Files of any size but a few bytes fail somewhere: each time one sentence, and nothing is lost."""
     runs = Runs(tmp_path, ("pretrain", "memory"))
     runs.finish(tmp_path / "expected")
-    for most_bytes in (2_000, 8_000, 11_000, 20_000):
-        process = runs.start(tmp_path / "run", most_bytes=most_bytes)
-        assert process.wait() == 2, process.output.read_text()
-        said = process.output.read_text()
-        assert "Traceback" not in said
-        assert len([line for line in said.splitlines() if line.startswith("error:")]) == 1
+    for most_bytes in (1_000, 2_000, 8_000, 11_000, 20_000):
+        assert_ends_with_one_sentence(runs.start(tmp_path / "run", most_bytes=most_bytes))
+        assert_checkpoints_are_whole(tmp_path / "run")
     runs.finish(tmp_path / "run")
-    one, other = (tmp_path / name / "memory" / "segments" for name in ("run", "expected"))
-    for path in other.rglob("*.npy"):
-        assert (one / path.relative_to(other)).read_bytes() == path.read_bytes()
+    assert_same_run(tmp_path / "run", tmp_path / "expected")
+
+
+@contextlib.contextmanager
+def small_disk(folder):
+    """A file system of its own in a folder; yields a function that sets how many bytes fit."""
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = [mount or "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder]
+    done = mount and subprocess.run(command, capture_output=True, text=True, check=False)
+    if not mount or done.returncode:
+        pytest.skip(
+            f"a tmpfs cannot be mounted here: {done.stderr.strip() if mount else 'no mount'}"
+        )
+
+    def resize(size: int) -> None:
+        subprocess.run([mount, "-o", f"remount,size={size}", folder], check=True)
+
+    try:
+        yield resize
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_ends_a_run_with_2_and_space_lets_it_go_on(tmp_path):
+    """A real file system, made a little larger each time, so that the run fails at ever later writes."""
+    runs = Runs(tmp_path, ("pretrain", "memory"))
+    runs.finish(tmp_path / "expected")
+    used = sum(-(-path.stat().st_size // 4096) for path in (tmp_path / "expected").rglob("*"))
+    with small_disk(tmp_path / "disk") as resize:
+        workdir = tmp_path / "disk" / "run"
+        for part in (0.1, 0.3, 0.5, 0.7, 0.9):
+            resize(int(part * used * 4096))
+            assert_ends_with_one_sentence(runs.start(workdir))
+            assert_checkpoints_are_whole(workdir)
+        resize(64 << 20)
+        runs.finish(workdir)
+        assert_same_run(workdir, tmp_path / "expected")

@@ -1,5 +1,6 @@
 """MemoryBank: checked when made, appended without touching the old, durable or damaged but never half."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -262,6 +263,60 @@ def test_every_damage_to_every_file_is_noticed(tmp_path, damage):
         damage(copy / name)
         with pytest.raises(CheckpointError, match=r"damaged|cannot be read|no memory bank here"):
             MemoryBank.load(copy, ENCODER)
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_every_damage_to_every_file_is_repaired_and_told_once(tmp_path, caplog, damage):
+    bank = MemoryBank(**columns(5)).append(**columns(3, seed=1))
+    bank.save(tmp_path / "whole", ENCODER)
+    for place, name in enumerate(files_of(tmp_path / "whole")):
+        if (name, damage) == ("manifest.json", DAMAGES["a folder"]):
+            continue  # refused, as a place that cannot be written
+        copy = tmp_path / str(place)
+        shutil.copytree(tmp_path / "whole", copy)
+        damage(copy / name)
+        caplog.clear()
+        if name != "manifest.json":
+            bank.save(copy, ENCODER)  # only by its word
+            with pytest.raises(CheckpointError, match=r"damaged|cannot be read"):
+                MemoryBank.load(copy)
+            assert not caplog.records
+        bank.save(copy, ENCODER, repair=True)
+        assert_same(MemoryBank.load(copy, ENCODER), bank)
+        said = [record.getMessage() for record in caplog.records]
+        if (name, damage) != ("manifest.json", DAMAGES["deleted"]):  # then nothing was there
+            assert len(said) == 1 and said[0].startswith("written again: ")
+            assert said[0].count(name) == 1 and "\n" not in said[0]
+        assert len(os.listdir(copy / "segments")) == 2
+        caplog.clear()
+        before = files_of(copy)
+        bank.save(copy, ENCODER, repair=True)
+        assert files_of(copy) == before and not caplog.records
+
+
+def test_a_crash_while_repairing_leaves_what_the_next_repair_mends(tmp_path, monkeypatch):
+    bank = MemoryBank(**columns(4)).append(**columns(3, seed=1))
+    for event in range(1, 200):
+        folder = tmp_path / str(event)
+        bank.save(folder, ENCODER)
+        DAMAGES["truncated"](folder / "segments" / "000000" / "keys.npy")
+        with monkeypatch.context() as patch:
+            seen = crash_at(patch, event)
+            with contextlib.suppress(Crash):
+                bank.save(folder, ENCODER, repair=True)
+        try:
+            found = MemoryBank.load(
+                folder, ENCODER
+            )  # whole, or still damaged: never something else
+        except CheckpointError as error:
+            assert "keys.npy: damaged" in str(error)
+        else:
+            assert_same(found, bank)
+        bank.save(folder, ENCODER, repair=True)
+        assert_same(MemoryBank.load(folder, ENCODER), bank)
+        if seen[0] < event:
+            break
+    assert event > 15
 
 
 def test_what_is_no_bank_is_named(tmp_path):

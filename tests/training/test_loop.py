@@ -20,7 +20,8 @@ from raserec_jax.batching.windows import training_examples
 from raserec_jax.errors import CheckpointError, Interrupted, NonFiniteLossError
 from raserec_jax.models.encoder import SequenceEncoder
 from raserec_jax.training import loop
-from raserec_jax.training.objectives import ContrastSettings, pretrain_task
+from raserec_jax.training.contrast import ContrastSettings, same_target_term
+from raserec_jax.training.objectives import pretrain_task
 from raserec_jax.training.optimizer import skip_steps
 from raserec_jax.training.signals import StopFlag
 from raserec_jax.training.state import create_state
@@ -127,6 +128,32 @@ def test_resuming_between_epochs_changes_no_bit(tmp_path, uninterrupted, epochs)
 
 def test_how_many_steps_a_call_runs_changes_no_bit(tmp_path, uninterrupted):
     assert_ends_as(uninterrupted, tmp_path, run_fit(tmp_path, epochs=3, steps_per_call=1))
+
+
+@pytest.mark.parametrize("every", [0, 1, 2])
+def test_constants_follow_the_parameters_on_schedule_and_across_a_stop(tmp_path, every):
+    task, seen = toy_task(), []
+
+    def refresh(params, rows):
+        seen.append(np.asarray(params["w"]).copy())
+        return rows + 0.3 * params["w"][None]
+
+    task = task._replace(refresh=refresh, refresh_epochs=every)
+    whole = run_fit(tmp_path / "whole", epochs=4, task=task)
+    assert len(seen) == {0: 1, 1: 4, 2: 2}[every]
+    np.testing.assert_array_equal(seen[0], init_params()["w"])
+    uninterrupted = list(seen)
+
+    def interrupt(done):
+        if done in (3, STEPS + 3, 3 * STEPS + 6):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    for _ in range(3):
+        with pytest.raises(Interrupted):
+            run_fit(tmp_path / "parts", epochs=4, task=task, bar=Bar(interrupt))
+    parts = run_fit(tmp_path / "parts", epochs=4, task=task)
+    assert_same_bits(parts.params, whole.params)
+    assert {w.tobytes() for w in seen} == {w.tobytes() for w in uninterrupted}
 
 
 def test_sigterm_saves_the_state_and_going_on_changes_no_bit(tmp_path, uninterrupted):
@@ -316,10 +343,14 @@ def tiny_pretraining():
     task = pretrain_task(
         encoder,
         feed,
-        same_target_index(training_examples(split)),
-        contrast=ContrastSettings("us_x", "dot", 1.0, 0.1, 0.1, 10, True),
-        example_users=training_examples(split).user_ids,
-        positive_rows=10,
+        [
+            same_target_term(
+                ContrastSettings("us_x", "dot", 1.0, 0.1, 0.1, 10, True),
+                same_target_index(training_examples(split)),
+                training_examples(split).user_ids,
+                10,
+            )
+        ],
         next_item="full",
         num_negatives=0,
         include_padding_class=False,

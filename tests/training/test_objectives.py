@@ -1,4 +1,4 @@
-"""Objectives: golden losses of stage 1, packed rows against one row per prefix, and stage 2's step."""
+"""Stage 1's objective: golden losses, and packed rows against one row per prefix."""
 
 import os
 
@@ -22,18 +22,13 @@ from raserec_jax.data.readers import read_interactions
 from raserec_jax.data.splits import leave_one_out
 from raserec_jax.errors import ConfigError
 from raserec_jax.models.encoder import SequenceEncoder
-from raserec_jax.models.memory_reader import MemoryReader
-from raserec_jax.training.objectives import (
-    ContrastSettings,
-    MemoryConstants,
-    finetune_task,
-    pretrain_task,
-    read_memories,
-)
+from raserec_jax.training.contrast import ContrastSettings, same_target_term
+from raserec_jax.training.objectives import pretrain_task
 from tests.golden_files import read_golden
 from tests.models.torch_weights import encoder_of, encoder_params
 from tests.quick_jit import quick_jit
 from tests.small_logs import random_split
+from tests.training.repeat_bias_loss import loss_by_definition
 
 LOSS = {
     "next_item": "full",
@@ -47,6 +42,11 @@ def contrast(
     mode, similarity="dot", temperature=1.0, weights=(0.1, 0.2), anchors=0, across_users=False
 ):
     return ContrastSettings(mode, similarity, temperature, *weights, anchors, across_users)
+
+
+def terms(settings, index, users, rows):
+    """The terms of these settings: none or one."""
+    return [] if settings.mode == "none" else [same_target_term(settings, index, users, rows)]
 
 
 def golden_feed(golden):
@@ -96,10 +96,12 @@ def golden_losses():
         tasks[mode, similarity] = pretrain_task(
             encoder,
             golden_feed(golden),
-            index_of_pairs(count),
-            contrast=contrast(mode, similarity, float(golden["tau"]), lambdas),
-            example_users=np.arange(2 * count, dtype=np.int32),
-            positive_rows=count,
+            terms(
+                contrast(mode, similarity, float(golden["tau"]), lambdas),
+                index_of_pairs(count),
+                np.arange(2 * count, dtype=np.int32),
+                count,
+            ),
             **LOSS | {"include_padding_class": True},
         )
 
@@ -169,10 +171,12 @@ def loss_and_gradient(split, mode, max_len, batching):
     task = pretrain_task(
         encoder,
         feed,
-        same_target_index(training_examples(split)),
-        contrast=contrast(mode, across_users=mode == "us"),
-        example_users=training_examples(split).user_ids,
-        positive_rows=feed.reads,
+        terms(
+            contrast(mode, across_users=mode == "us"),
+            same_target_index(training_examples(split)),
+            training_examples(split).user_ids,
+            feed.reads,
+        ),
         **LOSS | {"chunk_items": 4096},
     )
     draw = np.random.default_rng(0)
@@ -230,10 +234,7 @@ def run_step(small, settings, **loss):
     task = pretrain_task(
         encoder,
         feed,
-        same_target_index(examples),
-        contrast=settings,
-        example_users=examples.user_ids,
-        positive_rows=9,
+        terms(settings, same_target_index(examples), examples.user_ids, 9),
         **LOSS | loss,
     )
     step = quick_jit(task.loss)
@@ -284,122 +285,15 @@ def test_unknown_objectives_are_refused(small, mode, loss, message):
         run_step(small, contrast(mode), **loss)
 
 
-def memory_constants(examples=10, dim=8, bank=7, items=11, top_k=3):
-    draw = np.random.default_rng(0)
-    ids = draw.integers(0, bank, (examples, top_k)).astype(np.int32)
-    ids[2] = -1
-    ids[3, 1:] = -1
-    return MemoryConstants(
-        {"item_table": draw.normal(size=(items + 1, dim)).astype(np.float32)},
-        None,
-        draw.normal(size=(examples, dim)).astype(np.float32),
-        draw.integers(1, items + 1, examples).astype(np.int32),
-        draw.normal(size=(bank, dim)).astype(np.float32),
-        draw.integers(1, items + 1, bank).astype(np.int32),
-        ids,
-    )
-
-
-@pytest.fixture(scope="module")
-def reader_and_params():
-    reader = MemoryReader(inner_dim=8, beta=1.0, hidden_dropout=0.0, attention_dropout=0.0)
-    shapes = jax.eval_shape(
-        reader.init,
-        jax.random.key(0),
-        *(jnp.zeros(shape) for shape in ((1, 8), (1, 1, 8), (1, 1, 8))),
-    )["params"]
-    draw = np.random.default_rng(1)
-    return reader, jax.tree.map(lambda s: draw.normal(size=s.shape).astype(np.float32), shapes)
-
-
-def test_memories_are_looked_up_when_they_are_read(reader_and_params):
-    reader, params = reader_and_params
-    constants = jax.tree.map(jnp.asarray, memory_constants())
-
-    @quick_jit
-    def both(params):
-        read = read_memories(
-            reader,
-            params,
-            constants.queries,
-            constants.retrieved_ids,
-            constants.memory_keys,
-            constants.memory_target_ids,
-            constants.encoder_params["item_table"],
-        )
-        ids = constants.retrieved_ids
-        values = constants.encoder_params["item_table"][constants.memory_target_ids[ids]]
-        arguments = (constants.queries, constants.memory_keys[ids], values, ids >= 0)
-        return read, reader.apply({"params": params}, *arguments)
-
-    found, expected = both(params)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(found[2], constants.queries[2])
-
-
-def test_an_epoch_of_finetuning_is_every_example_once(reader_and_params):
-    reader, params = reader_and_params
-    constants = memory_constants()
-    task = finetune_task(
-        reader, constants, batch_size=4, include_padding_class=False, chunk_items=16
-    )
-    assert task.steps_per_epoch == 3
-    order = task.order(task.constants, jax.random.key(0))
-    assert sorted(np.asarray(order)) == [-1, -1, *range(10)]
-    step = quick_jit(task.loss)
-    key = jax.random.key(1)
-    losses = [step(params, task.constants, order, jnp.int32(i), key)[0] for i in range(3)]
-    # All at once: the steps' losses are means over 4, 4 and 2 examples.
-    whole = finetune_task(
-        reader, constants, batch_size=99, include_padding_class=False, chunk_items=16
-    )
-    assert whole.steps_per_epoch == 1
-    expected, metrics = quick_jit(whole.loss)(
-        params, whole.constants, jnp.arange(10, dtype=jnp.int32), jnp.int32(0), key
-    )
-    assert metrics["next_item_loss"] == expected
-    found = np.average(np.array(losses, np.float64), weights=[4, 4, 2])
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def test_finetuning_trains_the_reader_alone_and_uses_dropout(reader_and_params):
-    reader, params = reader_and_params
-    dropping = reader.clone(hidden_dropout=0.5, attention_dropout=0.5)
-    task = finetune_task(
-        dropping, memory_constants(), batch_size=10, include_padding_class=True, chunk_items=16
-    )
-    step = quick_jit(jax.value_and_grad(task.loss, has_aux=True))
-    order = jnp.arange(10, dtype=jnp.int32)
-
-    def run(seed):
-        return step(params, task.constants, order, jnp.int32(0), jax.random.key(seed))
-
-    ((first, _), grads), ((again, _), _), ((other, _), _) = run(0), run(0), run(1)
-    assert first == again != other
-    assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
-
-
-def loss_by_definition(query, params, history, target):
-    """Cross-entropy with the bias on what the history has, in float64."""
-    scores = np.asarray(query, np.float64) @ np.asarray(params["item_table"], np.float64).T
-    scores[list(set(history))] += 10.0 * float(params["repeat_bias"])
-    scores[0] = -np.inf
-    return float(np.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[target])
-
-
 @pytest.mark.parametrize("bias", [-0.7, 0.3])
-def test_the_repeat_bias_is_part_of_both_stages_losses(bias, small, reader_and_params):
+def test_the_repeat_bias_is_part_of_the_loss(bias, small):
     """Histories of a few items, so that items and targets repeat."""
     encoder, feed, examples, params = small
     params = jax.tree.map(jnp.asarray, params | {"repeat_bias": np.float32(bias)})
     task = pretrain_task(
         encoder.clone(repeat_bias=True, hidden_dropout=0.0, attention_dropout=0.0),
         feed,
-        same_target_index(examples),
-        contrast=contrast("none"),
-        example_users=examples.user_ids,
-        positive_rows=9,
+        terms(contrast("none"), same_target_index(examples), examples.user_ids, 9),
         **LOSS,
     )
     order = task.order(task.constants, jax.random.key(3))
@@ -421,31 +315,4 @@ def test_the_repeat_bias_is_part_of_both_stages_losses(bias, small, reader_and_p
         expected.append(loss_by_definition(hidden[i], params, history, target))
     assert repeats > 5
     found, _ = quick_jit(task.loss)(params, task.constants, order, jnp.int32(0), jax.random.key(0))
-    np.testing.assert_allclose(found, np.mean(expected), rtol=1e-5)
-
-    reader, reader_params = reader_and_params
-    lengths = np.array([3, 5, 1, 6, 2, 6, 4, 6, 3, 5], np.int32)
-    items = np.random.default_rng(0).integers(1, 7, lengths.sum()).astype(np.int32)
-    starts = (np.cumsum(lengths) - lengths).astype(np.int32)
-    constants = memory_constants()
-    constants = constants._replace(
-        encoder_params=constants.encoder_params | {"repeat_bias": np.float32(bias)},
-        windows=(items, starts, lengths),
-        retrieved_ids=np.full_like(constants.retrieved_ids, -1),  # the vectors stay as they are
-    )
-    settings = {"batch_size": 10, "include_padding_class": False, "chunk_items": 16, "max_len": 6}
-    stage = finetune_task(reader, constants, **settings)
-    found, _ = quick_jit(stage.loss)(
-        reader_params,
-        stage.constants,
-        jnp.arange(10, dtype=jnp.int32),
-        jnp.int32(0),
-        jax.random.key(0),
-    )
-    expected = [
-        loss_by_definition(query, constants.encoder_params, items[start : start + length], target)
-        for query, start, length, target in zip(
-            constants.queries, starts, lengths, constants.target_ids, strict=True
-        )
-    ]
     np.testing.assert_allclose(found, np.mean(expected), rtol=1e-5)

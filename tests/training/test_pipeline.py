@@ -123,7 +123,7 @@ def test_another_configuration_is_refused(tiny_workdir):
 
 
 def test_unknown_stage_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="--stages has fintune; use some of pretrain"):
+    with pytest.raises(ConfigError, match="--stages has fintune; use some of semantic, pretrain"):
         train(tiny_config(), generated_log(), tmp_path, stages=("fintune",))
 
 

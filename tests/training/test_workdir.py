@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from raserec_jax import checkpoints, presets
+from raserec_jax.config_rules import AS_BEFORE
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.errors import CheckpointError, ConfigError
@@ -46,6 +47,34 @@ def test_a_key_that_is_new_is_a_difference(tmp_path, config):
     wd.open_workdir(tmp_path, config)
     del config.reader.alpha
     with pytest.raises(ConfigError, match="reader.alpha is .* there and 'absent' here"):
+        wd.open_workdir(tmp_path, config)
+
+
+def without(tree, names, prefix=""):
+    return {
+        key: without(value, names, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if f"{prefix}{key}" not in names
+    }
+
+
+def test_a_run_of_an_earlier_release_goes_on_unless_a_new_value_asks_for_something_else(
+    tmp_path, config
+):
+    earlier = without(wd.plain(config), AS_BEFORE)
+    assert "min_rating" not in earlier["data"]
+    wd.write_json_atomic(tmp_path / "config.json", earlier)
+    config.data.min_rating = 4
+    with pytest.raises(ConfigError, match="data.min_rating is 'absent' there and 4.0 here; give"):
+        wd.open_workdir(tmp_path, config)
+    assert wd.read_json(tmp_path / "config.json") == earlier
+    config.data.min_rating = None
+    identity = {"config": wd.plain(config), "data": "abc"}
+    assert wd.differences({"config": earlier, "data": "abc"}, identity) == []  # of a checkpoint
+    wd.open_workdir(tmp_path, config)
+    assert wd.read_json(tmp_path / "config.json") == wd.plain(config)
+    wd.write_json_atomic(tmp_path / "config.json", without(earlier, {"data.split"}))
+    with pytest.raises(ConfigError, match="data.split is 'absent' there"):
         wd.open_workdir(tmp_path, config)
 
 

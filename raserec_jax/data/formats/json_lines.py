@@ -1,5 +1,6 @@
 """JSON lines: one object per interaction, as Amazon's reviews and reviews in general come."""
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -34,8 +35,7 @@ def read_json_lines(
         _refuse_late_times(path, names, rows, lines)
         found = {}
         for role, name in names.items():
-            values = [row.get(name, _ABSENT) for row in rows]
-            found[role] = JsonColumn(path, name, values, lines)
+            found[role] = JsonColumn(path, name, _values(rows, name), lines)
         yield Chunk(**found)
     if names is None:
         raise DataError(f"{path}: no JSON object in it; expected one per line")
@@ -59,6 +59,9 @@ class JsonColumn:
         Raises:
           DataError: as there, or anything else.
         """
+        integers = self._integers()
+        if integers is not None:
+            return integers
         return self._column((str, int), "an id, a string or an integer").ids()
 
     def numbers(self) -> np.ndarray:
@@ -67,7 +70,19 @@ class JsonColumn:
         Raises:
           DataError: as there, or anything else.
         """
+        integers = self._integers()
+        if integers is not None:
+            return integers
         return self._column((str, int, float), "a number").numbers()
+
+    def _integers(self) -> np.ndarray | None:
+        """[rows] int64 if all are integers of that size."""
+        if set(map(type, self.values)) != {int}:
+            return None
+        try:
+            return np.array(self.values, np.int64)
+        except OverflowError:
+            return None
 
     def _column(self, kinds: tuple[type, ...], expected: str) -> Column:
         if not set(map(type, self.values)) <= set(kinds):
@@ -79,6 +94,13 @@ class JsonColumn:
                 f"expected {expected}; repair or drop the line"
             )
         return column_of_strings(self.path, self.name, list(map(str, self.values)), self.lines)
+
+
+def _values(rows: Sequence[dict], name: str) -> list:
+    try:
+        return list(map(operator.itemgetter(name), rows))
+    except KeyError:
+        return [row.get(name, _ABSENT) for row in rows]
 
 
 def _refuse_late_times(

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 
+from raserec_jax.constants import FORMATS
 from raserec_jax.data.formats.chunks import Chunk
 from raserec_jax.data.formats.delimited import (
     read_amazon_ratings,
@@ -33,7 +34,6 @@ _TEXT: dict[str, Callable[[PathLike, Iterator[TextBlock], Mapping[str, str]], It
     "ratings_item_user": read_item_first,
     "json_lines": read_json_lines,
 }
-FORMATS = (*_TEXT, PARQUET)
 
 
 def check_format(name: str) -> None:
@@ -42,9 +42,9 @@ def check_format(name: str) -> None:
     Raises:
       ConfigError: there is no such format.
     """
-    if name not in (AUTO, *FORMATS):
+    if name not in FORMATS:
         raise ConfigError(
-            f"format {name!r:.80} is unknown; use {AUTO}, {', '.join(FORMATS)}{nearest(name, FORMATS)}"
+            f"format {name!r:.80} is unknown; use {', '.join(FORMATS)}{nearest(name, FORMATS)}"
         )
 
 
@@ -53,7 +53,7 @@ def chunks_of(path: PathLike, format: str, columns: Mapping[str, str]) -> Iterat
 
     Args:
       path: the file.
-      format: of FORMATS, or AUTO.
+      format: of FORMATS.
       columns: role -> the file's name of it.
 
     Returns:

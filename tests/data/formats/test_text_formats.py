@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raserec_jax.constants import FORMATS
 from raserec_jax.data import sources
-from raserec_jax.data.formats import FORMATS
+from raserec_jax.data.formats.registry import _TEXT, AUTO, PARQUET
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.readers import read_interactions
 from raserec_jax.errors import ConfigError, DataError
@@ -232,6 +233,7 @@ def test_wrong_options(tmp_path):
     ):
         read(tmp_path, "1 2\n", format="movielens")
     assert set(FORMATS) >= {format for _, format, _ in FILES.values()}
+    assert FORMATS == (AUTO, *_TEXT, PARQUET)
 
 
 def test_broken_python_strings_take_linear_time(tmp_path):

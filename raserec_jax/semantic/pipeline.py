@@ -1,0 +1,419 @@
+"""embed_text(): item text -> descriptions -> vectors -> neighbour tables -> quality report, each step resumable.
+
+    FOLDER/
+      descriptions.tsv        what was embedded, item by item; without_text.txt lists items that have none
+      answers.jsonl           of a language model; failures.tsv lists what it did not answer
+      vectors/                by encoder and text
+      neighbors/              of a search under way
+      tables/                 SemanticTables: what training reads
+      quality.json .txt .html
+      timings.json            seconds of each step that was done
+
+A step is known by the SHA-256 of all that it depends on; what is there is read, not made again. Kill it at any point
+and run it again.
+"""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from raserec_jax.data.interactions import InteractionLog
+from raserec_jax.data.item_text import ItemText
+from raserec_jax.data.splits import Split
+from raserec_jax.data.storage import MANIFEST, PathLike, is_saved_folder, write_file
+from raserec_jax.errors import DataError
+from raserec_jax.progress import Progress
+from raserec_jax.report.style import CSS
+from raserec_jax.semantic import asking, sentence_encoder
+from raserec_jax.semantic.answer_cache import AnswerCache
+from raserec_jax.semantic.descriptions import item_names, read_descriptions, template_descriptions
+from raserec_jax.semantic.encoders import Encoder, identity
+from raserec_jax.semantic.hashing import HashingEncoder
+from raserec_jax.semantic.histories import composed_vectors, history_texts
+from raserec_jax.semantic.llm_client import estimate
+from raserec_jax.semantic.neighbors import history_neighbors, item_neighbors
+from raserec_jax.semantic.piece_cache import PieceCache
+from raserec_jax.semantic.quality import quality
+from raserec_jax.semantic.quality_page import quality_page, quality_text
+from raserec_jax.semantic.ready_vectors import files_digest, read_vectors, unit
+from raserec_jax.semantic.settings import check_semantic
+from raserec_jax.semantic.tables import (
+    SemanticTables,
+    check_tables,
+    load_with_manifest,
+    pool_examples,
+    split_fingerprint,
+)
+from raserec_jax.semantic.vector_cache import VectorCache
+
+TABLES = "tables"
+QUALITY = "quality.json"
+PAGE = "quality.html"
+
+
+class Embedded(NamedTuple):
+    """folder: of everything; tables; quality: as quality.json; reused: whether the tables were there already."""
+
+    folder: pathlib.Path
+    tables: SemanticTables
+    quality: dict
+    reused: bool
+
+
+def embed_text(
+    split: Split,
+    text: ItemText | None,
+    settings,
+    folder: PathLike,
+    *,
+    encoder: Encoder | None = None,
+    progress=Progress,
+) -> Embedded:
+    """Runs the steps.
+
+    Args:
+      split: says what is training; nothing else gets into a text or, with the pool "training", a table.
+      text: columns of items; may be None with ready descriptions or vectors.
+      settings: as `settings.semantic_settings`.
+      folder: made if absent.
+      encoder: in place of the one that the settings name.
+      progress: as `progress.Progress`.
+
+    Returns:
+      The tables and how good they look.
+
+    Raises:
+      ConfigError, DataError: unusable settings, text, model, endpoint or folder, in one sentence.
+      Interrupted: the budget of a run is used up; run again to go on.
+    """
+    check_semantic(settings)
+    return _Steps(split, text, settings, pathlib.Path(folder), encoder, progress).run()
+
+
+def dry_run(split: Split, text: ItemText | None, settings, folder: PathLike) -> str:
+    """What `embed_text` would do, with calls, tokens and cost; nothing is sent or written.
+
+    Raises:
+      as `embed_text`.
+    """
+    check_semantic(settings)
+    return _Steps(split, text, settings, pathlib.Path(folder), None, Progress).plan()
+
+
+def summary(embedded: Embedded) -> str:
+    """What a terminal shows at the end."""
+    done = "read from the folder, nothing to do" if embedded.reused else "done"
+    return f"{quality_text(embedded.quality)}\n\n{done}: {embedded.folder / TABLES}; report {embedded.folder / PAGE}"
+
+
+class _Steps:
+    """The steps with what they hand on."""
+
+    def __init__(self, split: Split, text, settings, folder: pathlib.Path, encoder, progress):
+        self.split, self.text, self.settings, self.folder = split, text, settings, folder
+        self.pool = pool_examples(split, settings.pool)
+        self.progress = progress
+        self.given_encoder = encoder
+        self.timings: dict[str, float] = {}
+
+    def run(self) -> Embedded:
+        self._make_folder()
+        descriptions, names = self._timed("descriptions", self._descriptions)
+        texts = None
+        if self.settings.histories != "mean":
+            texts = self._timed("history texts", self._history_texts, names)
+        encoder = self._timed("encoder", self._encoder_facts, descriptions)
+        wanted = self._request(encoder, descriptions, texts)
+        tables = self._finished(wanted)
+        reused = tables is not None
+        if tables is None:
+            key = _digest(wanted)
+            items, histories = self._timed("vectors", self._vectors, descriptions, texts)
+            tables = self._timed("neighbors", self._tables, items, histories, key)
+            tables.save(self.folder / TABLES, self.split, wanted)
+            PieceCache(self.folder / "neighbors", key).clear()
+        found = self._timed("quality", self._quality, tables, names)
+        if not reused:
+            _write_json(self.folder / "timings.json", self.timings)
+        return Embedded(self.folder, tables, found, reused)
+
+    def plan(self) -> str:
+        """Lines that say what would be done."""
+        settings, log = self.settings, self.split.log
+        described = [""] * (log.num_items + 1)
+        if settings.descriptions == "file":
+            described = read_descriptions(settings.descriptions_file, log)
+        elif self.text is not None:
+            described = self._template()
+        names = item_names(log, self.text, described)
+        lines = [
+            f"{log.num_items:,} items, {sum(map(bool, described)):,} with text; "
+            f"{len(self.pool.lengths):,} histories in the pool {settings.pool!r}",
+            f"descriptions: {settings.descriptions}; histories: {settings.histories}; encoder: {settings.encoder}",
+        ]
+        asked = []
+        if settings.descriptions == "llm":
+            asked.append(("items", self._item_prompts(names)[1]))
+        if settings.histories == "llm":
+            prompts = asking.history_prompts(self.split, names, settings)[1]
+            asked.append(("histories", prompts))
+        cache = AnswerCache(self.folder / "answers.jsonl", read_only=True)
+        for what, prompts in asked:
+            lines.append(f"{what}: {estimate(prompts, settings.llm, cache)}")
+        if not asked:
+            lines.append("no language model would be asked")
+        return "\n".join(lines)
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}: cannot be written ({error.strerror}); choose another output folder"
+            ) from error
+
+    def _timed(self, name: str, step, *arguments):
+        start = time.perf_counter()
+        result = step(*arguments)
+        self.timings[name] = round(time.perf_counter() - start, 2)
+        return result
+
+    # --- descriptions ---
+
+    def _descriptions(self) -> tuple[list[str], list[str]]:
+        """Texts and names of items 0..num_items."""
+        settings, log = self.settings, self.split.log
+        if settings.descriptions == "file":
+            found = read_descriptions(settings.descriptions_file, log, max_chars=settings.max_chars)
+        elif settings.descriptions == "llm":
+            found = self._answers_about_items()
+        elif settings.encoder == "ready" and self.text is None:
+            found = [""] * (log.num_items + 1)
+        else:
+            found = self._template()
+        if settings.descriptions != "template" and settings.fill and self.text is not None:
+            found = [own or other for own, other in zip(found, self._template(), strict=True)]
+        self._tell_missing(found)
+        write_file(self.folder / "descriptions.tsv", _table(log, found))
+        return found, item_names(log, self.text, found)
+
+    def _template(self) -> list[str]:
+        settings = self.settings
+        return template_descriptions(
+            self.split.log,
+            self._known_text(),
+            columns=settings.columns,
+            template=settings.template,
+            max_chars=settings.max_chars,
+        )
+
+    def _known_text(self) -> ItemText:
+        if self.text is None:
+            raise DataError(
+                f"{self.split.log.name} has no item text; give a file with item_id and text columns as "
+                "--config.data.items, or ready descriptions or vectors"
+            )
+        return self.text
+
+    def _tell_missing(self, found: Sequence[str]) -> None:
+        without = [item for item, text in enumerate(found) if item and not text]
+        (self.folder / "without_text.txt").unlink(missing_ok=True)
+        if self.settings.encoder == "ready" or not without:
+            return
+        if len(without) == len(found) - 1:
+            raise DataError(
+                f"none of the {len(without)} items of {self.split.log.name} has any readable text; check the item text "
+                "and semantic.columns"
+            )
+        labels = asking.item_labels(self.split.log, without)
+        path = self.folder / "without_text.txt"
+        write_file(path, "".join(f"{label}\n" for label in labels).encode("utf-8", "replace"))
+        print(
+            f"{len(without):,} of {len(found) - 1:,} items have no text ({', '.join(labels[:5])}"
+            f"{', …' if len(labels) > 5 else ''}; all in {path}): they get no neighbours and are nobody's",
+            flush=True,
+        )
+
+    # --- a language model ---
+
+    def _item_prompts(self, names: Sequence[str]):
+        return asking.item_prompts(self.split, self._known_text(), names, self.settings)
+
+    def _answers_about_items(self) -> list[str]:
+        template = self._template()
+        items, prompts = self._item_prompts(item_names(self.split.log, self.text, template))
+        labels = asking.item_labels(self.split.log, items)
+        found = [""] * (self.split.log.num_items + 1)
+        for item, answer in zip(items, self._ask(prompts, labels, "items"), strict=True):
+            found[item] = answer
+        return found
+
+    def _ask(self, prompts, labels: Sequence[str], desc: str) -> list[str]:
+        with AnswerCache(self.folder / "answers.jsonl") as cache:
+            print(f"{desc}: {estimate(prompts, self.settings.llm, cache)}", flush=True)
+            return asking.ask_all(
+                prompts, labels, self.settings.llm, cache, self.folder, desc, self.progress
+            )
+
+    def _history_texts(self, names: Sequence[str]) -> list[str]:
+        """A text per history of the pool: its titles, or what a language model says of them."""
+        settings = self.settings
+        titles = history_texts(
+            self.split.log,
+            self.pool,
+            names,
+            max_items=settings.history_items,
+            max_chars=settings.history_chars,
+        )
+        if settings.histories == "text":
+            return titles
+        rows, prompts = asking.history_prompts(self.split, names, settings)
+        users = self.split.log.user_labels[self.pool.user_ids[rows]].tolist()
+        lengths = self.pool.lengths[rows].tolist()
+        labels = [f"{user}, {n} items" for user, n in zip(users, lengths, strict=True)]
+        texts = titles if settings.fill else [""] * len(titles)
+        for row, answer in zip(rows, self._ask(prompts, labels, "histories"), strict=True):
+            texts[row] = answer or texts[row]
+        return texts
+
+    # --- vectors ---
+
+    def _encoder_facts(self, descriptions: list[str]) -> dict[str, str | None]:
+        """Name, revision and digest of the encoder, without loading it; digest None if its files are not here."""
+        settings = self.settings
+        if self.given_encoder is None and settings.encoder == "hashing":
+            self.given_encoder = HashingEncoder(descriptions, width=settings.width)
+        if self.given_encoder is not None:
+            facts = identity(self.given_encoder)
+            return {name: facts[name] for name in ("name", "revision", "digest")}
+        if settings.encoder == "ready":
+            digest = files_digest(settings.vectors_file, settings.ids_file)
+            return {"name": "ready", "revision": "", "digest": digest}
+        return sentence_encoder.model_facts(settings)
+
+    def _vectors(self, descriptions: list[str], texts: list[str] | None):
+        """(item vectors, history vectors)."""
+        settings, log = self.settings, self.split.log
+        if settings.encoder == "ready" and self.given_encoder is None:
+            items = read_vectors(settings.vectors_file, settings.ids_file, log)
+        else:
+            encoder = self.given_encoder or sentence_encoder.make_encoder(settings)
+            cache = VectorCache(self.folder / "vectors", encoder)
+            items = _normal(cache.encode(descriptions, "item vectors", progress=self.progress))
+        if texts is not None:
+            return items, _normal(cache.encode(texts, "history vectors", progress=self.progress))
+        return items, composed_vectors(
+            log,
+            self.pool,
+            items,
+            max_items=settings.history_items,
+            decay=settings.history_decay,
+        )
+
+    # --- tables ---
+
+    def _request(self, encoder: dict, descriptions: list[str], texts: list[str] | None) -> dict:
+        """All that decides the tables, as JSON values; kept in their manifest."""
+        names = ("descriptions", "histories", "history_items", "history_decay")
+        names += ("top_k", "pool", "own_histories", "engine")
+        return {
+            "encoder": encoder,
+            "settings": {name: self.settings[name] for name in names},
+            "descriptions_sha256": _digest(descriptions),
+            "histories_sha256": None if texts is None else _digest(texts),
+            "items_with_text": sum(map(bool, descriptions)),
+            "log": self.split.log.fingerprint(),
+            "split": split_fingerprint(self.split),
+        }
+
+    def _finished(self, wanted: dict) -> SemanticTables | None:
+        """The tables that are there, if they are those wanted; damaged ones are made again.
+
+        Where the model is not installed, its name has to do: finished tables need no model.
+        """
+        if not is_saved_folder(self.folder / TABLES):
+            return None
+        try:
+            tables, manifest = load_with_manifest(self.folder / TABLES)
+            if _same_request(manifest["provenance"], wanted):
+                check_tables(tables, self.split, str(self.folder / TABLES))
+                return tables
+        except DataError as error:
+            print(f"{error}: made again", flush=True)
+        return None
+
+    def _tables(self, items: np.ndarray, histories: np.ndarray, key: str) -> SemanticTables:
+        settings = self.settings
+        search = {"engine": settings.engine, "progress": self.progress}
+        root = self.folder / "neighbors"
+        examples = len(pool_examples(self.split, "training").lengths)
+        return SemanticTables(
+            item_vectors=items,
+            history_vectors=histories,
+            neighbor_item_ids=item_neighbors(items, settings.top_k, **search),
+            neighbor_history_ids=history_neighbors(
+                histories,
+                self.pool.user_ids,
+                examples,
+                settings.top_k,
+                own_histories=settings.own_histories,
+                pieces=PieceCache(root, key),
+                **search,
+            ),
+            pool=settings.pool,
+        )
+
+    def _quality(self, tables: SemanticTables, names: Sequence[str]) -> dict:
+        """The report, read if it is of these very tables."""
+        settings, path = self.settings, self.folder / QUALITY
+        manifest = hashlib.sha256((self.folder / TABLES / MANIFEST).read_bytes()).hexdigest()
+        of = {"manifest_sha256": manifest, "samples": settings.report_samples}
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found = json.loads(path.read_bytes())
+            if found["of"] == of:
+                return found
+        found = quality(
+            tables,
+            self.split,
+            self.text,
+            names,
+            samples=settings.report_samples,
+            max_items=settings.history_items,
+        )
+        found["of"] = of
+        write_file(self.folder / "quality.txt", (quality_text(found) + "\n").encode())
+        write_file(self.folder / PAGE, quality_page(found, CSS).encode())
+        _write_json(path, found)
+        return found
+
+
+def _same_request(found: dict, wanted: dict) -> bool:
+    if wanted["encoder"]["digest"] is None and isinstance(found.get("encoder"), dict):
+        found = found | {"encoder": found["encoder"] | {"digest": None}}
+    return found == wanted
+
+
+def _normal(vectors: np.ndarray) -> np.ndarray:
+    """float16 rounding leaves lengths off by a thousandth; scaled once more, as good as float16 can be."""
+    return unit(vectors).astype(np.float16)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _table(log: InteractionLog, descriptions: Sequence[str]) -> bytes:
+    """descriptions.tsv; cleaned text has neither tabs nor line breaks."""
+    labels = log.item_labels[1:].tolist()
+    rows = (f"{label}\t{text}" for label, text in zip(labels, descriptions[1:], strict=True))
+    return ("item_id\tdescription\n" + "\n".join(rows) + "\n").encode("utf-8", "replace")
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
+    write_file(path, (json.dumps(value, indent=1, ensure_ascii=True) + "\n").encode())

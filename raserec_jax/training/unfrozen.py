@@ -1,0 +1,95 @@
+"""Stage 2 with the encoder trained along: its objective, its refreshes and its validation, on a split."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from raserec_jax import checkpoints
+from raserec_jax.batching.feeds import prefix_feed
+from raserec_jax.data.splits import Split
+from raserec_jax.encoding import encode_rows
+from raserec_jax.evaluation.evaluator import evaluate_ranks
+from raserec_jax.evaluation.ranking import Scores
+from raserec_jax.models.memory_reader import MemoryReader
+from raserec_jax.retrieval.memory_bank import MemoryBank
+from raserec_jax.retrieval.retrieved import Retrieved
+from raserec_jax.training.memory_search import search_bank
+from raserec_jax.training.objectives import Task
+from raserec_jax.training.pretraining import make_encoder, query_ranks
+from raserec_jax.training.reading import augmented_query
+from raserec_jax.training.remembering import (
+    Memory,
+    Part,
+    as_queries,
+    build_bank,
+    encode_examples,
+    example_queries,
+)
+from raserec_jax.training.unfrozen_objective import Neighbours, unfrozen_task
+
+
+def make_unfrozen_task(
+    config, reader: MemoryReader, encoder_params: dict, memory: Memory, split: Split
+) -> Task:
+    """The objective over {"reader", "encoder"}; bank and neighbours follow as `config.finetune.refresh_epochs` says.
+
+    Args:
+      encoder_params: of stage 1, by which `memory` was encoded.
+    """
+    encoder, settings = make_encoder(config, split.log.num_items), config.finetune
+    batching = config.pretrain.batching
+    feed = prefix_feed(
+        split,
+        max_len=encoder.max_len,
+        targets_per_batch=settings.batch_size,
+        row_len=batching.row_len,
+        seed=config.seed,
+    )
+    own = neighbours(config, memory.train_bank, memory.example_retrieved)
+    of_stage_1 = checkpoints.params_fingerprint(encoder_params)
+
+    def refresh(params: dict) -> Neighbours:
+        if checkpoints.params_fingerprint(params) == of_stage_1:
+            return own
+        query, examples = encode_examples(config, encoder, params, split)
+        bank = build_bank(config, split, query, examples).with_keys_as(config.memory.key_dtype)
+        asked = example_queries(query, examples, split)
+        found = search_bank(config.memory, bank, asked, config.memory.top_k)
+        return neighbours(config, bank, found)
+
+    return unfrozen_task(
+        encoder,
+        reader,
+        feed,
+        own,
+        include_padding_class=settings.include_padding_class,
+        chunk_items=settings.chunk_items,
+        refresh=refresh,
+        refresh_epochs=settings.refresh_epochs,
+    )
+
+
+def unfrozen_evaluator(
+    config, reader: MemoryReader, memory: Memory, split: Split
+) -> Callable[[dict], dict]:
+    """{"reader", "encoder"} -> validation metrics, with a bank by this encoder: what later stages will do."""
+    encoder, top_k = make_encoder(config, split.log.num_items), config.memory.top_k
+    queries, item_ids = memory.valid.evaluation, jnp.asarray(split.log.item_ids)
+
+    def evaluate(params: dict) -> dict:
+        own = params["encoder"]
+        bank = build_bank(config, split, *encode_examples(config, encoder, own, split))
+        bank = bank.with_keys_as(config.memory.key_dtype)
+        query = encode_rows(encoder, own, item_ids, queries.rows)
+        found = search_bank(config.memory, bank, as_queries(query, queries), top_k)
+        part = Part(queries, query, found)
+        augmented = augmented_query(reader, params["reader"], part, bank, own["item_table"], top_k)
+        return evaluate_ranks(*query_ranks(Scores(augmented), own, split, queries))
+
+    return evaluate
+
+
+def neighbours(config, bank: MemoryBank, retrieved: Retrieved) -> Neighbours:
+    """What a step reads of a bank: the best `config.memory.top_k` of what was retrieved for each example."""
+    top_k = min(config.memory.top_k, retrieved.ids.shape[1])
+    return Neighbours(jnp.asarray(bank.keys), bank.target_ids, retrieved.ids[:, :top_k])
