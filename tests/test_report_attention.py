@@ -21,10 +21,7 @@ def results_of(next_share=0.3, channels=CHANNELS):
     draw = np.random.default_rng(0)
     weights = draw.dirichlet(np.full(4, 3.0), (len(channels), 500)).astype(np.float32)
     mask, is_next = np.ones((500, 4), bool), draw.random((500, 4)) < next_share
-    found = {
-        name: sums_of(one, mask, is_next)
-        for name, one in zip(channels, weights, strict=True)
-    }
+    found = {name: sums_of(one, mask, is_next) for name, one in zip(channels, weights, strict=True)}
     return {"stages": {"finetune": {"attention": attention_summary(found)}}}
 
 
