@@ -267,7 +267,9 @@ def test_one_sided_loss_has_the_printed_negatives():
     kept_h, kept_p = h[valid], positive[valid]
     scores = kept_h @ kept_p.T
     expected = np.mean(np.log(np.exp(scores).sum(axis=1)) - np.diag(scores))
-    found = info_nce(jnp.asarray(h), jnp.asarray(positive), valid=jnp.asarray(valid), two_sided=False)
+    found = info_nce(
+        jnp.asarray(h), jnp.asarray(positive), valid=jnp.asarray(valid), two_sided=False
+    )
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
