@@ -30,6 +30,7 @@ from raserec_jax.report.tables import (
     signed,
     table_rows,
 )
+from raserec_jax.semantic.quality_page import quality_section
 
 REPORT_FILE = "report.html"
 _CAPTIONS = {
@@ -72,6 +73,7 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
         noise_section(results),
         attention_section(results),
         samples_section(samples),
+        _semantic_section(workdir),
         _metrics_section(results, "valid", "Validation"),
         facts_section("Memory", (results.get("stages") or {}).get("memory")),
         facts_section("Chosen on validation", _choices(results.get("stages") or {})),
@@ -81,6 +83,12 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     path = workdir / REPORT_FILE
     write_bytes_atomic(path, html_page(_title(results), sections).encode())
     return path
+
+
+def _semantic_section(workdir: pathlib.Path) -> str:
+    """Examples of semantic neighbours, if texts were embedded in this workdir."""
+    found = _read_if_there(workdir / "semantic" / "quality.json")
+    return "" if found is None else quality_section(found)
 
 
 def _read_if_there(path: pathlib.Path) -> Any:
