@@ -23,7 +23,6 @@ from raserec_jax.training import loop
 from raserec_jax.training.contrast import ContrastSettings, same_target_term
 from raserec_jax.training.objectives import pretrain_task
 from raserec_jax.training.optimizer import skip_steps
-from raserec_jax.training.signals import StopFlag
 from raserec_jax.training.state import create_state
 from tests.small_logs import cyclic_split
 from tests.training.toy_fit import (
@@ -177,17 +176,6 @@ def test_a_signal_during_the_last_call_of_an_epoch_finishes_the_epoch(tmp_path, 
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     assert newest_state(tmp_path)[1]["epochs_done"] == 1
     assert_ends_as(uninterrupted, tmp_path, run_fit(tmp_path, epochs=3))
-
-
-def test_a_second_signal_ends_the_process_at_once(monkeypatch):
-    ended = []
-    monkeypatch.setattr(signal, "raise_signal", ended.append)
-    with StopFlag() as flag:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert flag.is_set and not ended
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert ended == [signal.SIGTERM]
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_the_run(tmp_path):
