@@ -150,9 +150,11 @@ def model_facts(settings) -> dict[str, str | None]:
     model, revision = settings.model, settings.revision
     name = os.path.basename(os.path.normpath(model)) if os.path.isdir(model) else model
     revision = "" if os.path.isdir(model) else revision
+    if settings.encoder == "minilm":
+        name, revision = "minilm", ""
     try:
         if settings.encoder == "minilm":
-            name, revision, folder = "minilm", "", minilm_folder()
+            folder = minilm_folder()
         else:
             folder = _find(model, revision, local_files_only=True)
     except (ConfigError, DataError):

@@ -282,3 +282,14 @@ def test_command_line(tmp_path):
         "--config.semantic.vectors_file=/none", "--config.semantic.encoder=ready"
     )
     assert (code, error.count("\n"), error.startswith("error: ")) == (2, 1, True)
+
+
+def test_a_model_that_is_not_installed_is_known_by_its_name(monkeypatch):
+    """So that finished tables are read where the extra is missing."""
+
+    def missing():
+        raise ConfigError("not installed")
+
+    monkeypatch.setattr(sentence_encoder, "minilm_folder", missing)
+    facts = sentence_encoder.model_facts(semantic_settings(encoder="minilm"))
+    assert facts == {"name": "minilm", "revision": "", "digest": None}
