@@ -7,8 +7,8 @@ DATASET is a known name and brings its settings; other data, with generic ones: 
 Test, unfiltered HR@10 / NDCG@10 (filtered about the same: the repeat bias), RaSeRec with the bank train+valid:
 
     Amazon Beauty    mean of seeds 0 to 2: stage 1 .0905 / .0558, control .0897 / .0555, RaSeRec .0924 / .0566, with
-                     mixing .0951 / .0582, in 27 to 39 minutes of one core of a shared two-core CPU machine
-    Amazon Sports    seed 0: stage 1 .0505 / .0302, control .0504 / .0301, RaSeRec .0529 / .0313, in 39 minutes of
+                     mixing .0951 / .0582, in 24 to 39 minutes of one core of a shared two-core CPU machine
+    Amazon Sports    seed 0: stage 1 .0505 / .0302, control .0504 / .0301, RaSeRec .0529 / .0313, in 45 minutes of
                      one core
     MovieLens-100K   seed 0: stage 1 .1856 / .0956, control .2004 / .1042, RaSeRec .1835 / .0932, in 4 minutes of two
                      cores
