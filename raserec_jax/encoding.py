@@ -5,6 +5,7 @@ bank. Both are packed once on the host and encoded in blocks of rows on the devi
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from raserec_jax.batching.windows import (
     Windows,
     prefix_windows,
     query_windows,
+    training_examples,
     user_windows,
 )
 from raserec_jax.data.splits import Split
@@ -82,6 +84,21 @@ def example_rows(
     if not np.array_equal(read_places[order] + 1, examples.target_places):
         raise AssertionError("windows do not cover every training target exactly once")
     return rows._replace(read_rows=rows.read_rows[order], read_columns=rows.read_columns[order])
+
+
+def example_encoder(
+    encoder: Encoder, split: Split, *, long_history: str
+) -> tuple[Callable[[dict], Array], Examples]:
+    """What encodes every training prefix, rows packed once: (params -> [examples, dim] float32, the examples).
+
+    One pass over each user's history; with `encoder.align="right"` one over each prefix.
+    """
+    examples = training_examples(split)
+    rows = example_rows(
+        split, examples, max_len=encoder.max_len, long_history=long_history, align=encoder.align
+    )
+    rows, item_ids = jax.tree.map(jnp.asarray, rows), jnp.asarray(split.log.item_ids)
+    return lambda params: encode_rows(encoder, params, item_ids, rows), examples
 
 
 def history_rows(windows: Windows, row_len: int) -> PackedRows:

@@ -20,11 +20,16 @@ def visible_keys(segment_ids: Int[Array, "batch seq"]) -> Bool[Array, "batch 1 s
     return (same & causal[None])[:, None]
 
 
+def segment_starts(segment_ids: Int[Array, "batch seq"]) -> Bool[Array, "batch seq"]:
+    """Where a segment, a contiguous run, begins."""
+    before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    return segment_ids != before
+
+
 def places_within_segments(segment_ids: Int[Array, "batch seq"]) -> Int[Array, "batch seq"]:
     """Place of each item within its segment, from 0; segments are contiguous runs."""
     place = jnp.broadcast_to(jnp.arange(segment_ids.shape[1], dtype=jnp.int32), segment_ids.shape)
-    before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-    starts = jnp.where(segment_ids != before, place, 0)
+    starts = jnp.where(segment_starts(segment_ids), place, 0)
     return place - jax.lax.cummax(starts, axis=1)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from raserec_jax.models.encoder import segment_starts
 from raserec_jax.models.layers import Dense, Dropout
 
 
@@ -91,8 +92,7 @@ class GRUEncoder(nn.Module):
         item_table = self.param("item_table", init, (self.num_items + 1, self.dim))
         if self.repeat_bias:
             self.param("repeat_bias", nn.initializers.zeros, ())
-        before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-        x, starts = item_table[item_ids], segment_ids != before
+        x, starts = item_table[item_ids], segment_starts(segment_ids)
         for layer in range(self.num_layers):
             x = Dropout(self.hidden_dropout)(x, deterministic=deterministic)
             x = GRULayer(self.inner_dim, name=f"layer_{layer}")(x, starts)

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from raserec_jax.errors import ConfigError, DataError
-from raserec_jax.retrieval.memory_bank import AnyArray, MemoryBank, as_int32, as_vectors
+from raserec_jax.retrieval.arrays import AnyArray, as_int32, as_vectors
+from raserec_jax.retrieval.memory_bank import MemoryBank
 
 RULES = ("own_earlier", "before", "all")
 

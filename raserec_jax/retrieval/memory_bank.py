@@ -15,32 +15,33 @@ ignored by readers and removed by the next writer. One writer at a time. Knows n
 import dataclasses
 import functools
 import hashlib
-import io
-import json
-import logging
-import os
 import pathlib
-import re
-import shutil
-from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from raserec_jax.constants import PAD_ID
 from raserec_jax.errors import CheckpointError, DataError
-
-AnyArray = np.ndarray | jax.Array
-PathLike = str | os.PathLike
+from raserec_jax.retrieval.arrays import AnyArray, as_int32, as_vectors
+from raserec_jax.retrieval.bank_files import (
+    BANK_FORMAT,
+    COLUMNS,
+    PathLike,
+    file_entry,
+    is_damaged,
+    listed_segments,
+    make_folder,
+    manifest_bytes,
+    read_manifest,
+    read_segment,
+    remove_unlisted,
+    replace_file,
+    write_segment,
+)
 
 KEY_DTYPES = ("float32", "bfloat16")
 _BFLOAT16 = np.dtype(jnp.bfloat16)
-_COLUMNS = ("keys", "target_ids", "user_ids", "lengths", "times")
 _LOWEST = {"target_ids": PAD_ID + 1, "user_ids": 0, "lengths": 0, "times": 0}
-_FORMAT = "raserec_jax memory bank 1"
-_SEGMENT_NAME = re.compile(r"[0-9]{6,}")
-_LEFTOVER_NAME = re.compile(r"[0-9]{6,}|\.unfinished-.*")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class MemoryBank:
     segment_ends: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        given = {name: getattr(self, name) for name in _COLUMNS}
+        given = {name: getattr(self, name) for name in COLUMNS}
         for name, column in _checked_columns(given).items():
             object.__setattr__(self, name, column)
         if self.segment_ends is None:
@@ -89,7 +90,7 @@ class MemoryBank:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the content (not over versions or segments): what saved neighbours were found in."""
-        digest = hashlib.sha256(repr((_FORMAT, self.keys.shape, self.times is None)).encode())
+        digest = hashlib.sha256(repr((BANK_FORMAT, self.keys.shape, self.times is None)).encode())
         for column in self._columns(0, self.rows).values():
             digest.update(_plain(column).data)
         return digest.hexdigest()
@@ -151,19 +152,19 @@ class MemoryBank:
         """
         folder = pathlib.Path(folder)
         try:
-            _make_folder(folder / "segments")
-            old = _listed(folder, repair)
-            _remove_unlisted(folder, old)
+            make_folder(folder / "segments")
+            old = listed_segments(folder, repair)
+            remove_unlisted(folder, old)
             segments = self._write_segments(folder, old, repair)
             manifest = {
-                "format": _FORMAT,
+                "format": BANK_FORMAT,
                 "version": self.version,
                 "encoder_fingerprint": encoder_fingerprint,
                 "segments": segments,
             }
-            content = _manifest_bytes(manifest)
+            content = manifest_bytes(manifest)
             replace_file(folder / "manifest.json", lambda file: file.write(content))
-            _remove_unlisted(folder, segments)
+            remove_unlisted(folder, segments)
         except OSError as error:
             raise CheckpointError(
                 f"{folder}: the memory bank cannot be written ({error.strerror or error}); "
@@ -182,7 +183,7 @@ class MemoryBank:
           CheckpointError: no bank there, a file of it is missing, damaged or foreign, or another encoder made it.
         """
         folder = pathlib.Path(folder)
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         made_by = manifest["encoder_fingerprint"]
         if encoder_fingerprint is not None and encoder_fingerprint != made_by:
             raise CheckpointError(
@@ -190,7 +191,7 @@ class MemoryBank:
                 f"{encoder_fingerprint:.16}; build the bank again or load the encoder that built it"
             )
         try:
-            parts = [_read_segment(folder, segment) for segment in manifest["segments"]]
+            parts = [read_segment(folder, segment) for segment in manifest["segments"]]
             ends = np.cumsum([len(part["keys"]) for part in parts])
             joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             if joined["keys"].dtype == np.uint16:
@@ -204,7 +205,7 @@ class MemoryBank:
             ) from error
 
     def _columns(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        columns = {name: getattr(self, name) for name in _COLUMNS}
+        columns = {name: getattr(self, name) for name in COLUMNS}
         return {name: column[start:stop] for name, column in columns.items() if column is not None}
 
     def _write_segments(self, folder: pathlib.Path, old: list[dict], repair: bool) -> list[dict]:
@@ -217,85 +218,16 @@ class MemoryBank:
         starts = (0, *self.segment_ends[:-1])
         for place, (start, stop) in enumerate(zip(starts, self.segment_ends, strict=True)):
             columns = {n: _plain(column) for n, column in self._columns(start, stop).items()}
-            files = {f"{name}.npy": _file_entry(column) for name, column in columns.items()}
+            files = {f"{name}.npy": file_entry(column) for name, column in columns.items()}
             same = place < len(old) and old[place]["files"] == files
-            if same and not (repair and _is_damaged(folder, old[place])):
+            if same and not (repair and is_damaged(folder, old[place])):
                 entries.append(old[place])
                 continue
             name = f"{next_number:06d}"
-            _write_segment(folder / "segments", name, columns)
+            write_segment(folder / "segments", name, columns)
             entries.append({"name": name, "rows": stop - start, "files": files})
             next_number += 1
         return entries
-
-
-def as_int32(values: AnyArray, what: str, *, lowest: int = -(2**31)) -> np.ndarray:
-    """[rows] integers of any width as int32, checked instead of wrapped around.
-
-    Raises:
-      DataError: not one axis of integers, or a value outside lowest..2**31 - 1.
-    """
-    array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise DataError(
-            f"{what} has shape {array.shape} and dtype {array.dtype}; give one axis of integers"
-        )
-    if array.size and not (lowest <= array.min() and array.max() < 2**31):
-        bad = int(np.flatnonzero((array < lowest) | (array >= 2**31))[0])
-        raise DataError(
-            f"{what}[{bad}] is {array[bad]}; expected an integer in {lowest}..{2**31 - 1}"
-        )
-    return np.ascontiguousarray(array, np.int32)
-
-
-def as_vectors(values: AnyArray, what: str) -> np.ndarray:
-    """[rows, dim] finite numbers as float32.
-
-    Raises:
-      DataError: not two axes of floats, no dimensions, or a value that is not finite in float32.
-    """
-    array = np.asarray(values)
-    # Not `kind == "f"`: bfloat16 is no NumPy kind of its own.
-    if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind in "biucOSU":
-        raise DataError(
-            f"{what} has shape {array.shape} and dtype {array.dtype}; give [rows, dim] floats"
-        )
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, np.float32)
-    finite = np.isfinite(array).all(axis=1)
-    if not finite.all():
-        raise DataError(
-            f"{what} row {int(np.argmin(finite))} is not finite; "
-            "check the encoder's parameters and what it was given for that row"
-        )
-    return array
-
-
-def replace_file(path: pathlib.Path, write: Callable[[io.BufferedIOBase], object]) -> None:
-    """Writes a file through a temporary one, flushed and renamed: whole or not at all."""
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    with open(unfinished, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-    _flush_folder(path.parent)
-
-
-def read_npy(file: io.BufferedIOBase, size: int) -> np.ndarray:
-    """Reads a plain .npy of `size` bytes; allocates only after the header agrees with the size.
-
-    Raises:
-      ValueError: not such a file.
-    """
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("not a version 1.0 .npy file")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    count = int(np.prod(shape, dtype=object))  # Python integers: a lying shape must not wrap around
-    if dtype.hasobject or fortran_order or count * dtype.itemsize != size - file.tell():
-        raise ValueError(f"its header says {dtype} {shape}, which {size} bytes cannot be")
-    content = bytearray(file.read(count * dtype.itemsize))
-    return np.frombuffer(content, dtype).reshape(shape)
 
 
 def _checked_columns(columns: dict[str, AnyArray | None]) -> dict[str, np.ndarray | None]:
@@ -322,157 +254,3 @@ def _checked_columns(columns: dict[str, AnyArray | None]) -> dict[str, np.ndarra
 def _plain(column: np.ndarray) -> np.ndarray:
     """The column as NumPy and its files know it: bfloat16 as its bits."""
     return column.view(np.uint16) if column.dtype == _BFLOAT16 else column
-
-
-def _manifest_bytes(manifest: dict) -> bytes:
-    """The one way to write this manifest, its own digest included: any other bytes are damage."""
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    return (json.dumps({**manifest, "sha256": digest}, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _read_manifest(folder: pathlib.Path) -> dict:
-    path = folder / "manifest.json"
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder}: no memory bank here (no manifest.json); give the folder that a bank was saved to"
-        ) from None
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}); give the folder of a bank"
-        ) from error
-    try:
-        manifest = json.loads(content)
-        known = manifest["format"] == _FORMAT
-    except (ValueError, KeyError, TypeError, RecursionError):
-        known = False
-    if not known:
-        raise CheckpointError(
-            f"{path}: damaged, or not the manifest of a {_FORMAT}; remove the folder and build the bank again"
-        )
-    unsigned = {name: value for name, value in manifest.items() if name != "sha256"}
-    if _manifest_bytes(unsigned) != content:
-        raise CheckpointError(
-            f"{path}: damaged, its content is not what was written; remove the folder and build the bank again"
-        )
-    return manifest
-
-
-def _listed(folder: pathlib.Path, repair: bool) -> list[dict]:
-    """The manifest's entries of the segments there; none if there is no manifest, or a damaged one to be replaced."""
-    if not (folder / "manifest.json").exists():
-        return []
-    try:
-        return _read_manifest(folder)["segments"]
-    except CheckpointError as error:
-        if not repair:
-            raise
-        _say_written_again(error)
-        return []
-
-
-def _is_damaged(folder: pathlib.Path, segment: dict) -> bool:
-    try:
-        _read_segment(folder, segment)
-    except CheckpointError as error:
-        _say_written_again(error)
-        return True
-    return False
-
-
-def _say_written_again(error: CheckpointError) -> None:
-    """One line: the file and the reason, without the way out, which is being taken."""
-    logging.getLogger("raserec_jax").warning("written again: %s", str(error).rpartition("; ")[0])
-
-
-def _npy_header(column: np.ndarray) -> bytes:
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(column))
-    return header.getvalue()
-
-
-def _file_entry(column: np.ndarray) -> dict:
-    """What the manifest says of a file: enough to know it again without reading it."""
-    digest = hashlib.sha256(_npy_header(column))
-    digest.update(column.data)
-    return {"shape": list(column.shape), "dtype": column.dtype.str, "sha256": digest.hexdigest()}
-
-
-def _write_segment(segments: pathlib.Path, name: str, columns: dict[str, np.ndarray]) -> None:
-    unfinished = segments / f".unfinished-{name}"
-    unfinished.mkdir()
-    for column_name, column in columns.items():
-        with open(unfinished / f"{column_name}.npy", "wb") as file:
-            file.write(_npy_header(column))
-            file.write(column.data)
-            file.flush()
-            os.fsync(file.fileno())
-    _flush_folder(unfinished)
-    os.rename(unfinished, segments / name)
-    _flush_folder(segments)
-
-
-def _read_segment(folder: pathlib.Path, segment: dict) -> dict[str, np.ndarray]:
-    if not _SEGMENT_NAME.fullmatch(segment["name"]):  # never out of the folder
-        raise CheckpointError(
-            f"{folder}/manifest.json: {segment['name']!r:.80} is not the name of a segment"
-        )
-    columns = {}
-    for file_name, entry in segment["files"].items():
-        if file_name.removesuffix(".npy") not in _COLUMNS:
-            raise CheckpointError(
-                f"{folder}/manifest.json: {file_name!r:.80} is not a file of a segment"
-            )
-        path = folder / "segments" / segment["name"] / file_name
-        columns[file_name.removesuffix(".npy")] = _read_column(path, entry)
-    return columns
-
-
-def _read_column(path: pathlib.Path, entry: dict) -> np.ndarray:
-    again = "remove the folder of the bank and build it again"
-    try:
-        with open(path, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                raise CheckpointError(
-                    f"{path}: damaged, its SHA-256 is not the one in manifest.json; {again}"
-                )
-            size = file.tell()
-            file.seek(0)
-            column = read_npy(file, size)
-    except CheckpointError:
-        raise
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {again}") from error
-    except (ValueError, SyntaxError) as error:
-        raise CheckpointError(f"{path}: not a plain .npy array ({error}); {again}") from error
-    if [list(column.shape), column.dtype.str] != [entry["shape"], entry["dtype"]]:
-        raise CheckpointError(
-            f"{path}: {column.dtype} {column.shape} is not what manifest.json says; {again}"
-        )
-    return column
-
-
-def _remove_unlisted(folder: pathlib.Path, listed: list[dict]) -> None:
-    """Removes what unfinished or replaced saves left; a file that no save of ours makes is kept."""
-    names = {segment["name"] for segment in listed}
-    for path in (folder / "segments").iterdir():
-        if path.name not in names and _LEFTOVER_NAME.fullmatch(path.name):
-            shutil.rmtree(path)
-    (folder / ".unfinished-manifest.json").unlink(missing_ok=True)
-
-
-def _make_folder(folder: pathlib.Path) -> None:
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _flush_folder(folder.parent)
-
-
-def _flush_folder(folder: pathlib.Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

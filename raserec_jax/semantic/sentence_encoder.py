@@ -79,7 +79,6 @@ class SentenceEncoder:
                     f"{model}: sentence-transformers cannot load this model ({_first_line(error)}); it needs "
                     "safetensors weights and no code of its own"
                 ) from None
-        self._model.eval()
         self.width = self._width()
 
     def _width(self) -> int:

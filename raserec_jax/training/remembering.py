@@ -19,14 +19,13 @@ from raserec_jax.batching.windows import (
     Examples,
     later_examples,
     prefix_windows,
-    training_examples,
 )
 from raserec_jax.data.splits import Split
 from raserec_jax.encoding import (
     EvaluationSet,
     encode_rows,
     evaluation_set,
-    example_rows,
+    example_encoder,
     history_rows,
 )
 from raserec_jax.errors import ConfigError
@@ -74,11 +73,9 @@ def encode_examples(
     config, encoder: Encoder, params: dict, split: Split
 ) -> tuple[jax.Array, Examples]:
     """[examples, dim] float32 vector of every training prefix, from one pass per user, and what they are."""
-    examples = training_examples(split)
     long_history = config.pretrain.batching.long_history
-    sizes = {"max_len": encoder.max_len, "align": encoder.align}
-    rows = example_rows(split, examples, long_history=long_history, **sizes)
-    return encode_rows(encoder, params, jnp.asarray(split.log.item_ids), rows), examples
+    encode, examples = example_encoder(encoder, split, long_history=long_history)
+    return encode(params), examples
 
 
 def build_bank(config, split: Split, query: jax.Array, examples: Examples) -> MemoryBank:

@@ -7,7 +7,7 @@ from raserec_jax.batching.feeds import TrainingFeed
 from raserec_jax.batching.packing import default_row_len, rows_needed
 from raserec_jax.batching.windows import Examples, prefix_windows, training_examples
 from raserec_jax.data.splits import Split
-from raserec_jax.encoding import encode_rows, example_rows, history_rows
+from raserec_jax.encoding import encode_rows, example_encoder, history_rows
 from raserec_jax.models.backbones import Encoder
 from raserec_jax.semantic.tables import SemanticTables, pool_examples
 from raserec_jax.training.contrast import Term
@@ -59,19 +59,18 @@ def make_semantic_term(
 
 def pool_encoder(config, encoder: Encoder, split: Split, pool: Examples):
     """params -> [pool, dim] float32 vectors of the pool's histories, without dropout: one pass over all users."""
-    examples = training_examples(split)
-    count = len(examples.lengths)
-    sizes = {"max_len": encoder.max_len, "align": encoder.align}
     long_history = config.pretrain.batching.long_history
-    rows = [example_rows(split, examples, long_history=long_history, **sizes)]
-    if len(pool.lengths) > count:
-        held_out = Examples(*(field[count:] for field in pool))
-        windows = prefix_windows(held_out, encoder.max_len)
-        rows.append(history_rows(windows, default_row_len(encoder.max_len)))
-    rows = jax.tree.map(jnp.asarray, rows)
+    of_training, examples = example_encoder(encoder, split, long_history=long_history)
+    count = len(examples.lengths)
+    if len(pool.lengths) == count:
+        return of_training
+    held_out = Examples(*(field[count:] for field in pool))
+    windows = prefix_windows(held_out, encoder.max_len)
+    rows = jax.tree.map(jnp.asarray, history_rows(windows, default_row_len(encoder.max_len)))
     item_ids = jnp.asarray(split.log.item_ids)
 
     def encode(params: dict) -> jax.Array:
-        return jnp.concatenate([encode_rows(encoder, params, item_ids, part) for part in rows])
+        others = encode_rows(encoder, params, item_ids, rows)
+        return jnp.concatenate([of_training(params), others])
 
     return encode

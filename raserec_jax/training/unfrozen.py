@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from raserec_jax import checkpoints
 from raserec_jax.batching.feeds import prefix_feed
 from raserec_jax.data.splits import Split
-from raserec_jax.encoding import encode_rows
+from raserec_jax.encoding import encode_rows, example_encoder
 from raserec_jax.evaluation.evaluator import evaluate_ranks
 from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.models.memory_reader import MemoryReader
@@ -22,7 +22,6 @@ from raserec_jax.training.remembering import (
     Part,
     as_queries,
     build_bank,
-    encode_examples,
     example_queries,
 )
 from raserec_jax.training.unfrozen_objective import Neighbours, unfrozen_task
@@ -47,11 +46,12 @@ def make_unfrozen_task(
     )
     own = neighbours(config, memory.train_bank, memory.example_retrieved)
     of_stage_1 = checkpoints.params_fingerprint(encoder_params)
+    encode, examples = example_encoder(encoder, split, long_history=batching.long_history)
 
     def refresh(params: dict) -> Neighbours:
         if checkpoints.params_fingerprint(params) == of_stage_1:
             return own
-        query, examples = encode_examples(config, encoder, params, split)
+        query = encode(params)
         bank = build_bank(config, split, query, examples).with_keys_as(config.memory.key_dtype)
         asked = example_queries(query, examples, split)
         found = search_bank(config.memory, bank, asked, config.memory.top_k)
@@ -75,10 +75,12 @@ def unfrozen_evaluator(
     """{"reader", "encoder"} -> validation metrics, with a bank by this encoder: what later stages will do."""
     encoder, top_k = make_encoder(config, split.log.num_items), config.memory.top_k
     queries, item_ids = memory.valid.evaluation, jnp.asarray(split.log.item_ids)
+    long_history = config.pretrain.batching.long_history
+    encode, examples = example_encoder(encoder, split, long_history=long_history)
 
     def evaluate(params: dict) -> dict:
         own = params["encoder"]
-        bank = build_bank(config, split, *encode_examples(config, encoder, own, split))
+        bank = build_bank(config, split, encode(own), examples)
         bank = bank.with_keys_as(config.memory.key_dtype)
         query = encode_rows(encoder, own, item_ids, queries.rows)
         found = search_bank(config.memory, bank, as_queries(query, queries), top_k)

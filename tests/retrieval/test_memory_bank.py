@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from raserec_jax.errors import CheckpointError, DataError
-from raserec_jax.retrieval import memory_bank
-from raserec_jax.retrieval.memory_bank import MemoryBank, as_int32, read_npy, replace_file
+from raserec_jax.retrieval import bank_files
+from raserec_jax.retrieval.arrays import as_int32
+from raserec_jax.retrieval.bank_files import manifest_bytes, read_npy, replace_file
+from raserec_jax.retrieval.memory_bank import MemoryBank
 
 ENCODER = "e" * 64
 COLUMNS = ("keys", "target_ids", "user_ids", "lengths", "times")
@@ -185,7 +187,7 @@ def crash_at(monkeypatch, event):
 
     for name in ("fsync", "rename", "replace", "mkdir", "open", "unlink", "rmdir"):
         monkeypatch.setattr(os, name, wrap(getattr(os, name)))
-    monkeypatch.setattr(memory_bank, "open", wrap(open), raising=False)
+    monkeypatch.setattr(bank_files, "open", wrap(open), raising=False)
     monkeypatch.setattr(shutil, "rmtree", wrap(shutil.rmtree))
     return seen
 
@@ -350,7 +352,7 @@ def forged(folder, change):
         name: value for name, value in json.loads(path.read_bytes()).items() if name != "sha256"
     }
     change(manifest)
-    path.write_bytes(memory_bank._manifest_bytes(manifest))
+    path.write_bytes(manifest_bytes(manifest))
 
 
 def set_name(manifest):
