@@ -10,8 +10,8 @@ Test, unfiltered HR@10 / NDCG@10 (filtered about the same: the repeat bias), RaS
                      mixing .0951 / .0582, in 24 to 39 minutes of one core of a shared two-core CPU machine
     Amazon Sports    seed 0: stage 1 .0505 / .0302, control .0504 / .0301, RaSeRec .0529 / .0313, in 45 minutes of
                      one core
-    MovieLens-100K   seed 0: stage 1 .1856 / .0956, control .2004 / .1042, RaSeRec .1835 / .0932, in 4 minutes of two
-                     cores
+    MovieLens-100K   seed 0: stage 1 .1835 / .0972, control .1824 / .0993, RaSeRec .1782 / .0930, in 4 minutes
+                     of two nearly free cores
 
 What a set is and what it changes of the generic settings (5-core, 50 items, dropout .5, 256 targets a step, at most
 20 epochs and 12 of stage 2, ScaNN from 20,000 histories on where there is no accelerator, own_earlier):
