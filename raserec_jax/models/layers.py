@@ -89,28 +89,32 @@ def torch_linear_bias(fan_in: int) -> nn.initializers.Initializer:
 
 
 @jax.custom_vjp
-def matmul(x: Float[Array, "rows inner"], kernel: Float[Array, "inner outer"]) -> Array:
-    """x @ kernel, with a kernel gradient that transposes x instead of the (often wider) cotangent.
+def affine(
+    x: Float[Array, "rows inner"], kernel: Float[Array, "inner outer"], bias: Float[Array, " outer"]
+) -> Array:
+    """x @ kernel + bias, with gradients in the form that a CPU does in few passes (BUILD_NOTES, stage 1).
 
-    The usual rule computes (g^T x)^T; on a CPU the copy of g^T cost as much as the product (BUILD_NOTES, stage 1).
+    The usual rule computes (g^T x)^T for the kernel, and the copy of g^T cost as much as the product; here x, often
+    narrower, is transposed. It sums g over rows for the bias, column by column; here that is a product with ones.
     """
-    return x @ kernel
+    return x @ kernel + bias[None, :]
 
 
-def _matmul_fwd(x, kernel):
-    return x @ kernel, (x, kernel)
+def _affine_fwd(x, kernel, bias):
+    return x @ kernel + bias[None, :], (x, kernel)
 
 
-def _matmul_bwd(residuals, g):
+def _affine_bwd(residuals, g):
     x, kernel = residuals
-    return g @ kernel.T, jax.lax.dot_general(x, g, (((0,), (0,)), ((), ())))
+    grad_kernel = jax.lax.dot_general(x, g, (((0,), (0,)), ((), ())))
+    return g @ kernel.T, grad_kernel, jnp.ones(g.shape[0], g.dtype) @ g
 
 
-matmul.defvjp(_matmul_fwd, _matmul_bwd)
+affine.defvjp(_affine_fwd, _affine_bwd)
 
 
 class Dense(nn.Module):
-    """Affine map of the last axis, through `matmul` on flattened rows.
+    """Affine map of the last axis, through `affine` on flattened rows.
 
     Fields:
       features: width of the output.
@@ -125,7 +129,7 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch features"]:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", self.bias_init, (self.features,))
-        flat = matmul(x.reshape(-1, x.shape[-1]), kernel) + bias[None, :]
+        flat = affine(x.reshape(-1, x.shape[-1]), kernel, bias)
         return flat.reshape(*x.shape[:-1], self.features)
 
 

@@ -134,7 +134,17 @@ class LlmClient:
         return answer_key(self._settings.model, prompt, self._settings.max_answer_tokens)
 
     def _answer(self, key: str, prompt: Prompt) -> None:
-        """Asks until there is an answer, and keeps it; one thread of many."""
+        """Answers one prompt; one thread of many. What ends the run stops the others before their next call."""
+        try:
+            self._ask_until_answered(key, prompt)
+        except _NoAnswerError:
+            raise
+        except BaseException:
+            self._stop.set()
+            raise
+
+    def _ask_until_answered(self, key: str, prompt: Prompt) -> None:
+        """Asks until there is an answer, and keeps it."""
         reason = "not asked"
         for attempt in range(self._settings.retries + 1):
             booked = self._budget.take(prompt)

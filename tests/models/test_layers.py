@@ -1,4 +1,4 @@
-"""Dropout from few random bits, the matmul with its own gradient, initialisers."""
+"""Dropout from few random bits, the affine map with its own gradients, initialisers."""
 
 import math
 
@@ -9,10 +9,10 @@ import pytest
 
 from raserec_jax.models.layers import (
     Dropout,
+    affine,
     dropout_mask,
     exact_gelu,
     keep_probability,
-    matmul,
     random_words,
     torch_linear_bias,
     torch_linear_kernel,
@@ -131,16 +131,18 @@ def test_dropout_off_changes_nothing_and_needs_no_key():
     np.testing.assert_array_equal(Dropout(0.5).apply({}, x, deterministic=True), x)
 
 
-def test_matmul_has_the_gradient_of_a_product():
+def test_affine_has_the_gradients_of_an_affine_map():
     draw = np.random.default_rng(0)
-    x, kernel, g = (
-        jnp.asarray(draw.normal(size=shape), jnp.float32) for shape in ((5, 3), (3, 4), (5, 4))
+    x, kernel, bias, g = (
+        jnp.asarray(draw.normal(size=shape), jnp.float32)
+        for shape in ((5, 3), (3, 4), (4,), (5, 4))
     )
-    out, back = jax.vjp(matmul, x, kernel)
-    np.testing.assert_allclose(out, np.asarray(x) @ np.asarray(kernel), rtol=1e-6)
-    grad_x, grad_kernel = back(g)
+    out, back = jax.vjp(affine, x, kernel, bias)
+    np.testing.assert_allclose(out, np.asarray(x) @ np.asarray(kernel) + bias, rtol=1e-5)
+    grad_x, grad_kernel, grad_bias = back(g)
     np.testing.assert_allclose(grad_x, np.asarray(g) @ np.asarray(kernel).T, rtol=1e-5)
     np.testing.assert_allclose(grad_kernel, np.asarray(x).T @ np.asarray(g), rtol=1e-5)
+    np.testing.assert_allclose(grad_bias, np.asarray(g).sum(axis=0), rtol=1e-5)
 
 
 def test_gelu_is_exact():
