@@ -138,7 +138,9 @@ def test_affine_has_the_gradients_of_an_affine_map():
         for shape in ((5, 3), (3, 4), (4,), (5, 4))
     )
     out, back = jax.vjp(affine, x, kernel, bias)
-    np.testing.assert_allclose(out, np.asarray(x) @ np.asarray(kernel) + bias, rtol=1e-5)
+    np.testing.assert_allclose(
+        out, np.asarray(x) @ np.asarray(kernel) + np.asarray(bias), rtol=1e-5
+    )
     grad_x, grad_kernel, grad_bias = back(g)
     np.testing.assert_allclose(grad_x, np.asarray(g) @ np.asarray(kernel).T, rtol=1e-5)
     np.testing.assert_allclose(grad_kernel, np.asarray(x).T @ np.asarray(g), rtol=1e-5)
