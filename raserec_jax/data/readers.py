@@ -110,8 +110,8 @@ def _read_file(
 def _ratings(path: PathLike, chunk) -> np.ndarray:
     if chunk.rating is None:
         raise DataError(
-            f"{path}: min_rating is given but there is no column of ratings; name it with "
-            "columns={'rating': ...}, or leave min_rating out"
+            f"{path}: min_rating is given but there is no column of ratings; name it "
+            "(columns: rating=NAME), or leave min_rating out"
         )
     return chunk.rating.numbers()
 

@@ -81,7 +81,10 @@ def column_place(
     close = difflib.get_close_matches(_plain(name), plain, n=1)
     nearest = shown(plain[close[0]]) if close else None
     hint = f" (did you mean {nearest}?)" if nearest else ""
-    mapped = f", or pass columns={{{role!r}: {nearest or '...'}}}" if role else ""
+    mapped = ""
+    if role:
+        own = nearest or "..."
+        mapped = f", or map it: --config.data.columns={role}={own}, in Python columns={{{role!r}: {own}}}"
     if role and all(re.fullmatch(r"\d+(\.\d*)?", name) for name in names):
         mapped = (
             ", or say the format of a file without a header, such as format='ratings_user_item'"

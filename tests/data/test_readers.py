@@ -169,7 +169,10 @@ LONG = "x" * 300
         ('user_id,"item_id\n1,2\n', r"line 1: broken quotes"),
         ("user_id\titem\n1\t2\n", r"line 1: no column 'item_id' among 'user_id', 'item' \(did"),
         ("userID,movieId\n1,2\n", r"no column 'user_id' among 'userID', 'movieId' \(did you mean"),
-        ("userID,movieId\n1,2\n", r"or pass columns=\{'user_id': 'userID'\}"),
+        (
+            "userID,movieId\n1,2\n",
+            r"columns=user_id='userID', in Python columns=\{'user_id': 'userID'\}",
+        ),
         ("1\t2\t3\n1\t3\t3\n", r"line 1: no column 'user_id' among '1', '2', '3'; name it in"),
         (
             "1\t2\t3\n1\t3\t3\n",

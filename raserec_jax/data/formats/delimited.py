@@ -75,7 +75,7 @@ def _read_places(
         if not columns and not 2 <= width <= 4:
             raise DataError(
                 f"{at_line(path, 1)}: {width} columns and no header, expected user, item, rating and timestamp, or "
-                "the first two; say what the columns are, counted from 1, as columns={'user_id': '1', ...}"
+                "the first two; say what the columns are, counted from 1, as columns: user_id=1,item_id=2"
             )
         yield chunk_of_table(table, {**known, **columns})
 
