@@ -202,7 +202,7 @@ JSON = '{"user_id": 1, "item_id": 2}\n'
         (JSON + '{"a":' + "[" * 100_000 + "\n", {}, r"line 2: not JSON \(nested too deeply, or an endless"),
         (JSON + '{"a":' + "9" * 5000 + "}\n", {}, r"line 2: not JSON \(nested too deeply, or an endless number"),
         ('{"user": 1, "item_id": 2}', {}, r"line 1: no column 'user_id' among 'user', 'item_id' .did you mean 'user'"),
-        ('{"user": 1}', {}, r"name it so in every object, columns=user_id='user', in Python columns=\{'user_id': 'user'\}"),
+        ('{"user": 1}', {}, r"in every object, or map it: --config.data.columns=user_id='user', in Python"),
         (JSON + '{"user_id": 1}\n', {}, r"line 2, column 'item_id': found nothing, expected an id, a string or an"),
         (JSON + JSON.replace("2", "null"), {}, r"line 2, column 'item_id': found 'None', expected an id"),
         (JSON + JSON.replace("2", "true"), {}, r"line 2, column 'item_id': found 'True', expected an id"),
