@@ -24,6 +24,7 @@ CORE = [
     "numpy>=2",
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.28",
+    "scipy>=1.11",
     # Wheels exist for Linux and Python below 3.14 only; elsewhere the exact index serves.
     'scann>=1.4; sys_platform == "linux" and python_version < "3.14"',
     "tensorboardX>=2.6.2",

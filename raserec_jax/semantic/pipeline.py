@@ -32,6 +32,8 @@ from raserec_jax.progress import Progress
 from raserec_jax.report.style import CSS
 from raserec_jax.semantic import asking, sentence_encoder
 from raserec_jax.semantic.answer_cache import AnswerCache
+from raserec_jax.semantic.clusters import cluster_neighbors
+from raserec_jax.semantic.collaborative import collaborative_facts, collaborative_vectors
 from raserec_jax.semantic.descriptions import item_names, read_descriptions, template_descriptions
 from raserec_jax.semantic.encoders import Encoder, identity
 from raserec_jax.semantic.hashing import HashingEncoder
@@ -42,7 +44,7 @@ from raserec_jax.semantic.piece_cache import PieceCache
 from raserec_jax.semantic.quality import quality
 from raserec_jax.semantic.quality_page import quality_page, quality_text
 from raserec_jax.semantic.ready_vectors import files_digest, read_vectors, unit
-from raserec_jax.semantic.settings import check_semantic
+from raserec_jax.semantic.settings import WITHOUT_TEXT, check_semantic
 from raserec_jax.semantic.tables import (
     SemanticTables,
     check_tables,
@@ -193,7 +195,7 @@ class _Steps:
             found = read_descriptions(settings.descriptions_file, log, max_chars=settings.max_chars)
         elif settings.descriptions == "llm":
             found = self._answers_about_items()
-        elif settings.encoder == "ready" and self.text is None:
+        elif settings.encoder in WITHOUT_TEXT and self.text is None:
             found = [""] * (log.num_items + 1)
         else:
             found = self._template()
@@ -224,7 +226,7 @@ class _Steps:
     def _tell_missing(self, found: Sequence[str]) -> None:
         without = [item for item, text in enumerate(found) if item and not text]
         (self.folder / "without_text.txt").unlink(missing_ok=True)
-        if self.settings.encoder == "ready" or not without:
+        if self.settings.encoder in WITHOUT_TEXT or not without:
             return
         if len(without) == len(found) - 1:
             raise DataError(
@@ -295,6 +297,8 @@ class _Steps:
         if settings.encoder == "ready":
             digest = files_digest(settings.vectors_file, settings.ids_file)
             return {"name": "ready", "revision": "", "digest": digest}
+        if settings.encoder == "collaborative":
+            return collaborative_facts(self.split, settings.width, split_fingerprint(self.split))
         return sentence_encoder.model_facts(settings)
 
     def _vectors(self, descriptions: list[str], texts: list[str] | None):
@@ -302,6 +306,8 @@ class _Steps:
         settings, log = self.settings, self.split.log
         if settings.encoder == "ready" and self.given_encoder is None:
             items = read_vectors(settings.vectors_file, settings.ids_file, log)
+        elif settings.encoder == "collaborative" and self.given_encoder is None:
+            items = _normal(collaborative_vectors(self.split, settings.width))
         else:
             encoder = self.given_encoder or sentence_encoder.make_encoder(settings)
             cache = VectorCache(self.folder / "vectors", encoder)
@@ -322,6 +328,8 @@ class _Steps:
         """All that decides the tables, as JSON values; kept in their manifest."""
         names = ("descriptions", "histories", "history_items", "history_decay")
         names += ("top_k", "pool", "own_histories", "engine")
+        if self.settings.neighbors != "nearest":
+            names += ("neighbors", "clusters")
         return {
             "encoder": encoder,
             "settings": {name: self.settings[name] for name in names},
@@ -349,25 +357,37 @@ class _Steps:
         return None
 
     def _tables(self, items: np.ndarray, histories: np.ndarray, key: str) -> SemanticTables:
+        find = self._nearest if self.settings.neighbors == "nearest" else self._of_clusters
+        of_items, of_histories = find(items, histories, key)
+        return SemanticTables(items, histories, of_items, of_histories, self.settings.pool)
+
+    def _nearest(self, items: np.ndarray, histories: np.ndarray, key: str):
+        """Neighbours of items and of training histories by search."""
         settings = self.settings
         search = {"engine": settings.engine, "progress": self.progress}
-        root = self.folder / "neighbors"
-        examples = len(pool_examples(self.split, "training").lengths)
-        return SemanticTables(
-            item_vectors=items,
-            history_vectors=histories,
-            neighbor_item_ids=item_neighbors(items, settings.top_k, **search),
-            neighbor_history_ids=history_neighbors(
-                histories,
-                self.pool.user_ids,
-                examples,
-                settings.top_k,
-                own_histories=settings.own_histories,
-                pieces=PieceCache(root, key),
-                **search,
-            ),
-            pool=settings.pool,
+        return item_neighbors(items, settings.top_k, **search), history_neighbors(
+            histories,
+            self.pool.user_ids,
+            self._examples(),
+            settings.top_k,
+            own_histories=settings.own_histories,
+            pieces=PieceCache(self.folder / "neighbors", key),
+            **search,
         )
+
+    def _of_clusters(self, items: np.ndarray, histories: np.ndarray, key: str):
+        """The same by clusters; seconds, so nothing of it is kept on the way."""
+        del key
+        settings = self.settings
+        own = np.arange(len(histories)) if settings.own_histories else self.pool.user_ids
+        drawn = {"top_k": settings.top_k, "clusters": settings.clusters}
+        return (
+            cluster_neighbors(items, np.arange(len(items)), queries=len(items), **drawn),
+            cluster_neighbors(histories, own, queries=self._examples(), **drawn),
+        )
+
+    def _examples(self) -> int:
+        return len(pool_examples(self.split, "training").lengths)
 
     def _quality(self, tables: SemanticTables, names: Sequence[str]) -> dict:
         """The report, read if it is of these very tables."""

@@ -6,7 +6,10 @@ from raserec_jax.errors import ConfigError
 
 SOURCES = ("template", "file", "llm")
 HISTORIES = ("mean", "text", "llm")
-ENCODERS = ("hashing", "minilm", "sentence_transformers", "ready")
+ENCODERS = ("hashing", "minilm", "sentence_transformers", "ready", "collaborative")
+WITHOUT_TEXT = ("ready", "collaborative")
+"""Encoders that give item vectors and read no text."""
+NEIGHBORS = ("nearest", "cluster")
 POOLS = ("training", "published")
 ENGINES = ("auto", "exact", "scann")
 
@@ -22,17 +25,19 @@ FIELD_HELP = {
     "semantic.history_items": "latest items of a history that count",
     "semantic.history_decay": "mean: the n-th item from the end weighs decay**n; 1 = all alike",
     "semantic.history_chars": "text: characters of a history's text",
-    "semantic.encoder": "hashing (no model), minilm, sentence_transformers, or ready (vectors from a file)",
+    "semantic.encoder": "hashing, minilm, sentence_transformers, ready (vectors of a file), collaborative (no text)",
     "semantic.model": "sentence_transformers: folder, or name such as princeton-nlp/sup-simcse-roberta-large",
     "semantic.revision": "sentence_transformers: commit of 40 hex digits, required for a name",
     "semantic.local_files_only": "sentence_transformers: never use the network",
     "semantic.batch_tokens": "sentence_transformers: tokens per batch, padding included; bounds memory",
-    "semantic.width": "hashing: of the vectors",
+    "semantic.width": "hashing, collaborative: of the vectors",
     "semantic.vectors_file": "ready: .npy of [rows, width]",
     "semantic.ids_file": "ready: item id of each row, one per line",
     "semantic.top_k": "neighbours of each item and history",
     "semantic.pool": "histories that may be neighbours: training, or published (also inputs of validation and test)",
     "semantic.own_histories": "whether a user's other histories may be neighbours, as published",
+    "semantic.neighbors": "nearest (by cosine), or cluster: random members of the same K-means cluster",
+    "semantic.clusters": "cluster: how many",
     "semantic.engine": "of the neighbour search: exact, scann or auto",
     "semantic.report_samples": "items and histories shown in the quality report",
     "semantic.llm.base_url": "of an OpenAI-compatible endpoint; empty = the client's default",
@@ -83,6 +88,8 @@ def semantic_settings(**overrides) -> ConfigDict:
             "top_k": 10,
             "pool": "training",
             "own_histories": False,
+            "neighbors": "nearest",
+            "clusters": 256,
             "engine": "exact",
             "report_samples": 5,
             "llm": {
@@ -114,6 +121,7 @@ _CHOICES = {
     "histories": HISTORIES,
     "encoder": ENCODERS,
     "pool": POOLS,
+    "neighbors": NEIGHBORS,
     "engine": ENGINES,
 }
 _RANGES = {
@@ -124,6 +132,7 @@ _RANGES = {
     "batch_tokens": (1, _ANY),
     "width": (8, 65_536),
     "top_k": (1, 10_000),
+    "clusters": (1, _ANY),
     "report_samples": (0, 1000),
     "llm.sequences": (0, 1000),
     "llm.max_answer_tokens": (1, 100_000),
@@ -167,10 +176,10 @@ def check_semantic(settings: ConfigDict, prefix: str = "--config.semantic.") -> 
     ):
         if settings[name] == value and not _value(settings, needed):
             raise ConfigError(f"{prefix}{name}={value} needs {prefix}{needed}; give it")
-    if settings.encoder == "ready" and settings.histories != "mean":
+    if settings.encoder in WITHOUT_TEXT and settings.histories != "mean":
         raise ConfigError(
-            f"{prefix}histories={settings.histories} needs an encoder of text and {prefix}encoder=ready has none; "
-            f"use {prefix}histories=mean"
+            f"{prefix}histories={settings.histories} needs an encoder of text, and {prefix}encoder={settings.encoder} "
+            f"is none; use {prefix}histories=mean"
         )
 
 

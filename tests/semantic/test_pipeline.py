@@ -170,6 +170,22 @@ def test_ready_vectors_and_descriptions(tmp_path):
     assert (tmp_path / "c" / "descriptions.tsv").read_text().splitlines()[1] == "i01\t"
 
 
+def test_neighbours_without_text_or_by_clusters(tmp_path):
+    one = embed(tmp_path / "a", text=None, encoder="collaborative", width=8)
+    assert one.tables.item_vectors.shape == (ITEMS + 1, 8)
+    assert (one.tables.neighbor_item_ids[1:] >= 0).any(axis=1).all()
+    assert embed(tmp_path / "a", text=None, encoder="collaborative", width=8).reused
+    nearest = embed(tmp_path / "b").tables
+    two = embed(tmp_path / "b", neighbors="cluster", clusters=4)
+    assert not two.reused
+    np.testing.assert_array_equal(two.tables.history_vectors, nearest.history_vectors)
+    assert not np.array_equal(two.tables.neighbor_history_ids, nearest.neighbor_history_ids)
+    users = training_examples(SPLIT).user_ids
+    found = two.tables.neighbor_history_ids
+    assert not np.any((found >= 0) & (users[found] == users[:, None]))
+    assert embed(tmp_path / "b", neighbors="cluster", clusters=4).reused
+
+
 def test_no_text_at_all_is_refused(tmp_path):
     with pytest.raises(DataError, match="small has no item text; give a file"):
         embed(tmp_path, text=None)

@@ -31,7 +31,7 @@ def test_defaults_pass_and_every_field_is_explained():
         ({"encoder": "ready"}, "needs --config.semantic.vectors_file"),
         (
             {"encoder": "ready", "vectors_file": "v", "ids_file": "i", "histories": "text"},
-            "encoder=ready has none; use --config.semantic.histories=mean",
+            "encoder=ready is none; use --config.semantic.histories=mean",
         ),
     ],
 )
