@@ -3,11 +3,14 @@
 python launch/train.py --config=configs/raserec.py:movielens_100k --workdir=runs/movielens_100k
 python launch/train.py --config=configs/raserec.py --config.data.interactions=log.tsv --workdir=runs/mine
 python launch/train.py --config=configs/raserec.py:movielens_100k --workdir=runs/three --seeds=0,1,2
+python launch/train.py --config=configs/raserec.py:movielens_100k --workdir=runs/k5 --pretrained=runs/movielens_100k \\
+    --config.memory.top_k=5
 """
 
 from absl import flags
 
 from raserec_jax import cli
+from raserec_jax.errors import ConfigError
 
 cli.config_flag()
 _WORKDIR = cli.workdir_flag()
@@ -16,6 +19,11 @@ _SEEDS = flags.DEFINE_list(
     "seeds",
     None,
     "Seeds, comma-separated: a run each in WORKDIR/seed_N, then mean and standard deviation; instead of --config.seed.",
+)
+_PRETRAINED = flags.DEFINE_string(
+    "pretrained",
+    None,
+    "Workdir of a run whose stage 1 is taken over; its memory too where it would be the same.",
 )
 
 
@@ -27,8 +35,10 @@ def main(argv: list[str]) -> None:
 
     stages = _STAGES.value or pipeline.STAGES
     if _SEEDS.value is None:
-        pipeline.train(config, workdir=_WORKDIR.value, stages=stages)
+        pipeline.train(config, workdir=_WORKDIR.value, stages=stages, pretrained=_PRETRAINED.value)
         return
+    if _PRETRAINED.value is not None:
+        raise ConfigError("--pretrained goes with one seed; leave out --seeds")
     from raserec_jax.training.seeds import format_seeds, train_seeds
 
     seeds = cli.integers("seeds", _SEEDS.value)

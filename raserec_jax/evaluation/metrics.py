@@ -105,19 +105,33 @@ def paired_bootstrap(
             f"ranks_a has {np.size(ranks_a)} users and ranks_b {np.size(ranks_b)}; a paired "
             "comparison needs the same users in the same order"
         )
+    difference = metric_values(ranks_b, metric) - metric_values(ranks_a, metric)
+    return bootstrap_mean(difference, samples=samples, seed=seed, level=level)
+
+
+def bootstrap_mean(
+    values: Float[np.ndarray, " users"], *, samples: int = 2000, seed: int = 0, level: float = 0.95
+) -> dict[str, float]:
+    """The mean over users and its percentile bootstrap interval; the rest as in `paired_bootstrap`.
+
+    Args:
+      values: one per user, such as the difference of a metric, or of its mean over seeds.
+
+    Raises:
+      ValueError: samples below 1, or a level outside (0, 1).
+    """
     if samples < 1 or not 0.0 < level < 1.0:
         raise ValueError(f"samples={samples}, level={level}; expected samples >= 1, 0 < level < 1")
-    difference = metric_values(ranks_b, metric) - metric_values(ranks_a, metric)
-    values, counts = np.unique(difference, return_counts=True)
+    distinct, counts = np.unique(values, return_counts=True)
     draw = np.random.default_rng(seed)
     means = np.empty(samples)
-    block = max(1, _BLOCK_CELLS // len(values))
+    block = max(1, _BLOCK_CELLS // len(distinct))
     for start in range(0, samples, block):
         size = min(block, samples - start)
-        drawn = draw.multinomial(len(difference), counts / counts.sum(), size=size)
-        means[start : start + size] = drawn @ values / len(difference)
+        drawn = draw.multinomial(len(values), counts / counts.sum(), size=size)
+        means[start : start + size] = drawn @ distinct / len(values)
     low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    return {"mean": float(difference.mean()), "low": float(low), "high": float(high)}
+    return {"mean": float(np.mean(values)), "low": float(low), "high": float(high)}
 
 
 def _checked(ranks: Int[Array | np.ndarray, " users"]) -> np.ndarray:

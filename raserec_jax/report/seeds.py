@@ -50,15 +50,15 @@ def write_seeds_report(workdir: str | os.PathLike, summary: Mapping[str, Any]) -
 
 def format_markdown(summary: Mapping[str, Any]) -> str:
     """Both protocols as Markdown tables, mean ± sample standard deviation, and what memory added."""
-    lines = [f"# {_markdown(_title(summary))}", ""]
+    lines = [f"# {markdown_text(_title(summary))}", ""]
     for protocol in PROTOCOLS:
         lines += [
             f"| test, {protocol} | {' | '.join(COLUMNS)} |",
             "|---" * (len(COLUMNS) + 1) + "|",
         ]
         for row in summary["rows"]:
-            cells = " | ".join(spread(row[protocol].get(column)) for column in COLUMNS)
-            lines.append(f"| {_markdown(row['label'])} | {cells} |")
+            cells = " | ".join(spread_text(row[protocol].get(column)) for column in COLUMNS)
+            lines.append(f"| {markdown_text(row['label'])} | {cells} |")
         lines.append("")
     return "\n".join([*lines, *(f"- {line}" for line in gain_sentences(summary)), ""])
 
@@ -83,7 +83,7 @@ def gain_sentences(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def spread(found: Mapping[str, Any] | None) -> str:
+def spread_text(found: Mapping[str, Any] | None) -> str:
     """mean ± standard deviation, the mean alone where that is None, a dash for what is absent."""
     if found is None:
         return "–"
@@ -131,7 +131,7 @@ def _table(rows: Sequence[Mapping[str, Any]], protocol: str) -> str:
             found = row[protocol].get(column)
             best = found is not None and len(rows) > 1 and found["mean"] == max(means[column])
             mark = ' class="best"' if best else ""
-            cells.append(f"<td{mark}>{spread(found)}</td>")
+            cells.append(f"<td{mark}>{spread_text(found)}</td>")
         kind = escape(str(row["stage"]))
         lines.append(f'<tr class="{kind}"><td>{escape(row["label"])}</td>{"".join(cells)}</tr>')
     return (
@@ -168,7 +168,7 @@ def _protocol(summary: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
     """On one line and without what Markdown or HTML would read into it."""
     text = " ".join(str(text).split())
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#&" else letter for letter in text)

@@ -30,7 +30,7 @@ def compare(workdir: PathLike, other: PathLike, *, samples: int = 2000) -> dict[
     folders = [Path(workdir), Path(other)]
     results = [read_json(folder / "results.json") for folder in folders]
     _check_protocols(folders, [_protocol(*pair) for pair in zip(folders, results, strict=True)])
-    (ranks, users), (other_ranks, other_users) = map(_ranks, folders)
+    (ranks, users), (other_ranks, other_users) = map(read_ranks, folders)
     if not np.array_equal(users, other_users):
         raise ConfigError(f"{workdir} and {other} have other test users; compare runs of one split")
     found: dict[str, Any] = {}
@@ -99,7 +99,12 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:16]}…"
 
 
-def _ranks(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def read_ranks(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """("MODEL/PROTOCOL" -> 0-based rank of each test user's target, labels of the users) of a workdir.
+
+    Raises:
+      CheckpointError: there are none, or damaged ones.
+    """
     path = folder / "ranks.npz"
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:

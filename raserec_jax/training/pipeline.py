@@ -36,6 +36,7 @@ from raserec_jax.semantic.pipeline import Embedded, embed_text
 from raserec_jax.semantic.pipeline import summary as semantic_summary
 from raserec_jax.semantic.tables import SemanticTables
 from raserec_jax.training import workdir as wd
+from raserec_jax.training.adopting import adopt_pretraining
 from raserec_jax.training.finetuning import nothing_to_train, run_finetuning
 from raserec_jax.training.loop import FitResult
 from raserec_jax.training.mixing import Mixture, choose_mixture
@@ -83,6 +84,7 @@ def train(
     *,
     item_text: ItemText | None = None,
     stages: Sequence[str] = STAGES,
+    pretrained: str | os.PathLike | None = None,
 ) -> Run:
     """Runs the stages of a configuration in a workdir; what is finished there is reused.
 
@@ -92,6 +94,7 @@ def train(
       workdir: folder for everything the run makes.
       item_text: titles and other columns, for the report and for recommendations.
       stages: which to run, of STAGES; the others are skipped, or read if they are done.
+      pretrained: another workdir, whose finished stage 1 is taken over, and its memory where it would be the same.
 
     Returns:
       The workdir and the results so far.
@@ -108,11 +111,15 @@ def train(
     if log is None:
         log, item_text = read_data(config)
     with wd.locked(workdir):
-        return _train(config, log, item_text, wd.open_workdir(workdir, config), stages)
+        folder = wd.open_workdir(workdir, config)
+        wd.keep_log(folder, log, item_text)
+        if pretrained is not None:
+            taken = adopt_pretraining(folder, pretrained, config, log)
+            print(taken, end="\n" if taken else "", flush=True)
+        return _train(config, log, item_text, folder, stages)
 
 
 def _train(config, log, item_text, folder: Path, stages: Sequence[str]) -> Run:
-    wd.keep_log(folder, log, item_text)
     with MetricWriter(folder) as writer:
         pipeline = _Pipeline(config, split_log(log, config.data), item_text, folder, writer)
         pipeline.say(

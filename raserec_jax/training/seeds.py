@@ -11,7 +11,7 @@ from typing import Any
 from raserec_jax.data.storage import PathLike
 from raserec_jax.errors import ConfigError
 from raserec_jax.report.results import write_json_atomic
-from raserec_jax.report.seeds import COLUMNS, gain_sentences, spread, write_seeds_report
+from raserec_jax.report.seeds import COLUMNS, gain_sentences, spread_text, write_seeds_report
 from raserec_jax.report.tables import PROTOCOLS, Row, gain_list, table_rows
 from raserec_jax.training.pipeline import STAGES, train
 
@@ -79,7 +79,7 @@ def summarize_gains(results: Sequence[dict]) -> list[dict]:
             parts = [gain.metrics.get(protocol) or {} for gain in gains]
             common = [metric for metric in parts[0] if all(metric in part for part in parts)]
             row[protocol] = {
-                metric: _statistics([part[metric]["mean"] for part in parts]) for metric in common
+                metric: over_seeds([part[metric]["mean"] for part in parts]) for metric in common
             }
         found.append(row)
     return found
@@ -89,7 +89,7 @@ def _row(rows: list[Row]) -> dict:
     found: dict[str, Any] = {"label": rows[0].label, "stage": rows[0].stage}
     for protocol in PROTOCOLS:
         found[protocol] = {
-            metric: _statistics(
+            metric: over_seeds(
                 [row.value(protocol, metric) for row in rows], varies=rows[0].stage != "baseline"
             )
             for metric in rows[0].metrics.get(protocol) or {}
@@ -97,9 +97,10 @@ def _row(rows: list[Row]) -> dict:
     return found
 
 
-def _statistics(values: list[float], *, varies: bool = True) -> dict[str, Any]:
+def over_seeds(values: Sequence[float], *, varies: bool = True) -> dict[str, Any]:
+    """{"mean", "std", "values"}; std, of the sample, is None for one value or where seeds change nothing."""
     deviation = statistics.stdev(values) if len(values) > 1 and varies else None
-    return {"mean": statistics.fmean(values), "std": deviation, "values": values}
+    return {"mean": statistics.fmean(values), "std": deviation, "values": list(values)}
 
 
 def format_seeds(summary: dict[str, Any]) -> str:
@@ -110,7 +111,7 @@ def format_seeds(summary: dict[str, Any]) -> str:
         head = f"test, {protocol}, {len(summary['seeds'])} seeds"
         lines.append(f"{head:<{max(width, len(head) + 2)}}" + "".join(f"{c:>18}" for c in COLUMNS))
         for row in rows:
-            cells = "".join(f"{spread(row[protocol].get(column)):>18}" for column in COLUMNS)
+            cells = "".join(f"{spread_text(row[protocol].get(column)):>18}" for column in COLUMNS)
             lines.append(f"{row['label']:<{max(width, len(head) + 2)}}{cells}")
         lines.append("")
     return "\n".join([*lines, *gain_sentences(summary)])

@@ -1,0 +1,59 @@
+"""Studies: variants of one configuration side by side, each trained, tested and compared with the first.
+
+python launch/study.py --study=sra_cl_ablations --config=configs/sra_cl.py:amazon_beauty --workdir=runs/ablations
+python launch/study.py --study=memory_k --config=configs/raserec.py:amazon_beauty --workdir=runs/k --seeds=0,1,2
+python launch/study.py --study=sra_cl_ablations --config=configs/sra_cl.py:movielens_100k --workdir=runs/quick \\
+    --quick --config.semantic.encoder=hashing
+python launch/study.py --list
+
+WORKDIR gets study.csv (a line per run), study.md, plots/ and report.html, and a workdir per variant and seed. Killed or
+interrupted, the same command goes on; more seeds or variants can be added to a finished study.
+"""
+
+import sys
+
+from absl import flags
+
+from raserec_jax import cli
+
+# --list asks for neither.
+_LISTS = any(argument in ("--list", "-list") for argument in sys.argv[1:])
+if not _LISTS:
+    cli.config_flag()
+_WORKDIR = (
+    flags.DEFINE_string("workdir", None, "folder of the study") if _LISTS else cli.workdir_flag()
+)
+_STUDY = flags.DEFINE_string("study", None, "Name of the study; --list tells them.")
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, comma-separated; in place of --config.seed.")
+_VARIANTS = flags.DEFINE_list(
+    "variants", None, "Some of the study's variants, beside its first; default all."
+)
+_QUICK = flags.DEFINE_bool("quick", False, "Few epochs: a first look, no result.")
+_LIST = flags.DEFINE_bool("list", False, "Tell the studies and their variants, and end.")
+
+
+def main(argv: list[str]) -> None:
+    """Studies."""
+    del argv
+    from raserec_jax.studies.catalogue import STUDIES, find_study
+
+    if _LIST.value:
+        for name, study in STUDIES.items():
+            print(f"{name}: {study.question}")
+            for variant in study.variants:
+                print(f"    {variant.name}: {variant.label}")
+        return
+    study = find_study(_STUDY.value)
+    if _VARIANTS.value is not None:
+        study = study.only(_VARIANTS.value)
+    config = cli.load_config()
+    from raserec_jax.studies.running import quick, run_study
+    from raserec_jax.studies.tables import study_markdown
+
+    config = quick(config) if _QUICK.value else config
+    seeds = cli.integers("seeds", _SEEDS.value)
+    print(study_markdown(run_study(study, config, _WORKDIR.value, seeds=seeds)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Studies: one configuration in many variants, side by side; `launch/study.py` runs them."""

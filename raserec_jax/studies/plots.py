@@ -1,0 +1,114 @@
+"""A study as pictures: bars with intervals against the reference, or a curve over what is varied; entropy by epoch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from raserec_jax.report.plot_style import GRID, INK, style_axes
+from raserec_jax.report.tables import PROTOCOLS
+
+_REFERENCE, _OTHER, _WORSE, _BETTER = "#8a919c", "#0072b2", "#d55e00", "#009e73"
+
+
+def draw_study(summary: Mapping[str, Any]) -> Figure:
+    """The study's metric on the test, a panel per protocol."""
+    if summary["axis"]:
+        return _draw_curve(summary)
+    variants = summary["variants"]
+    height = 1.3 + 0.42 * len(variants)
+    figure = Figure(figsize=(10, height), dpi=150, layout="constrained")
+    axes = figure.subplots(1, len(PROTOCOLS), sharey=True)
+    for axis, protocol in zip(axes, PROTOCOLS, strict=True):
+        _draw_bars(axis, variants, protocol, summary["metric"])
+        axis.set_title(f"test {summary['metric']}, {protocol}", fontsize=10)
+    axes[0].set_yticks(range(len(variants)), [one["label"] for one in variants])
+    axes[0].invert_yaxis()
+    figure.suptitle(
+        "whiskers: 95% interval of the difference to the first, over users", fontsize=8.5
+    )
+    return figure
+
+
+def _draw_bars(
+    axis: Axes, variants: Sequence[Mapping[str, Any]], protocol: str, metric: str
+) -> None:
+    style_axes(axis)
+    axis.grid(axis="y", visible=False)
+    axis.grid(axis="x", color=GRID)
+    before = variants[0]["test"][protocol][metric]["mean"]
+    for place, one in enumerate(variants):
+        mean = one["test"][protocol][metric]["mean"]
+        color = _REFERENCE
+        if one["change"] is not None:
+            change = one["change"][protocol][metric]
+            color = _WORSE if change["high"] < 0 else _BETTER if change["low"] > 0 else _OTHER
+            ends = [[mean - before - change["low"]], [change["high"] - mean + before]]
+            ends = [[max(end[0], 0.0)] for end in ends]
+            axis.errorbar(mean, place, xerr=ends, color=INK, capsize=3, linewidth=1.1)
+        axis.barh(place, mean, 0.66, color=color)
+        far = (
+            mean
+            if one["change"] is None
+            else max(mean, before + one["change"][protocol][metric]["high"])
+        )
+        axis.annotate(
+            f"{mean:.4f}".removeprefix("0"),
+            (far, place),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=INK,
+        )
+    axis.axvline(before, color=INK, linewidth=0.8, linestyle=":")
+    axis.margins(x=0.16)
+
+
+def _draw_curve(summary: Mapping[str, Any]) -> Figure:
+    figure = Figure(figsize=(10, 3.8), dpi=150, layout="constrained")
+    variants = sorted(summary["variants"], key=lambda one: one["value"])
+    for axis, protocol in zip(figure.subplots(1, len(PROTOCOLS)), PROTOCOLS, strict=True):
+        style_axes(axis)
+        x = [one["value"] for one in variants]
+        found = [one["test"][protocol][summary["metric"]] for one in variants]
+        y = [one["mean"] for one in found]
+        axis.errorbar(x, y, yerr=[one["std"] or 0.0 for one in found], color=_OTHER, capsize=3)
+        axis.plot(x, y, "o", color=_OTHER, markersize=4)
+        reference = summary["variants"][0]
+        axis.plot(
+            [reference["value"]],
+            [reference["test"][protocol][summary["metric"]]["mean"]],
+            "o",
+            color=INK,
+            markersize=6,
+            label="as configured",
+        )
+        if x[0] > 0 and x[-1] / x[0] >= 20:
+            axis.set_xscale("log")
+        axis.set_xticks(x, [f"{value:g}" for value in x])
+        axis.minorticks_off()
+        axis.set_xlabel(summary["axis"])
+        axis.set_title(f"test {summary['metric']}, {protocol}", fontsize=10)
+        axis.margins(y=0.2)
+        axis.legend(frameon=False, fontsize=8.5)
+    return figure
+
+
+def draw_entropy(summary: Mapping[str, Any]) -> Figure | None:
+    """Entropy of the synthesizer's weights by epoch, 1 = uniform; None where no variant has a synthesizer."""
+    curves = [(one["label"], one["curves"].get("attention_entropy")) for one in summary["variants"]]
+    curves = [(label, values) for label, values in curves if values]
+    if not curves:
+        return None
+    figure = Figure(figsize=(7.5, 3.6), dpi=150, layout="constrained")
+    axis = figure.subplots()
+    style_axes(axis)
+    for label, values in curves:
+        axis.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=label)
+    axis.axhline(1.0, color=INK, linewidth=0.8, linestyle=":")
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("entropy of the weights, share of uniform")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure

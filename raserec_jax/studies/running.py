@@ -1,0 +1,145 @@
+"""Runs a study: every variant under every seed in a workdir of its own, then one table of all.
+
+    WORKDIR/study.json  study.csv  study.md  report.html  plots/  VARIANT/seed_N/  semantic/
+
+What is finished is read, so a killed study goes on, and seeds or variants can be added to it later.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from raserec_jax import presets
+from raserec_jax.config_files import leaves
+from raserec_jax.data.interactions import InteractionLog
+from raserec_jax.data.item_text import ItemText
+from raserec_jax.data.storage import PathLike
+from raserec_jax.errors import ConfigError
+from raserec_jax.report.results import write_bytes_atomic, write_json_atomic
+from raserec_jax.studies.outcome import Outcome, read_outcome, summarize
+from raserec_jax.studies.page import write_study_report
+from raserec_jax.studies.study import Study, Variant
+from raserec_jax.studies.tables import study_csv
+from raserec_jax.training.pipeline import read_data, train
+from raserec_jax.training.semantic_stage import uses_semantics
+from raserec_jax.training.workdir import plain
+
+QUICK_EPOCHS = 2
+
+
+def run_study(
+    study: Study,
+    config: ConfigDict,
+    workdir: PathLike,
+    *,
+    seeds: Sequence[int] = (0,),
+    log: InteractionLog | None = None,
+    item_text: ItemText | None = None,
+) -> dict[str, Any]:
+    """Trains every variant under every seed and compares each with the first.
+
+    Args:
+      study: of `catalogue.STUDIES`, or one's own.
+      config: what the variants change; its seed is replaced.
+      workdir: folder of the study.
+      seeds: distinct integers.
+      log, item_text: as `train`; default: what `config.data` names, read once.
+
+    Returns:
+      The summary, as `outcome.summarize` makes it and study.json keeps it.
+
+    Raises:
+      ConfigError: no seed or one twice, or a change that the configuration does not know; else as `train`.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seeds={','.join(map(str, seeds))} should be distinct integers")
+    workdir = Path(workdir)
+    configs = {one.name: varied(config, one, workdir) for one in study.variants}
+    if log is None:
+        log, item_text = read_data(config)
+    outcomes: dict[str, list[Outcome]] = {}
+    for place, variant in enumerate(study.variants):
+        for seed in seeds:
+            print(
+                f"\n=== {variant.label} ({place + 1} of {len(study.variants)}), seed {seed}",
+                flush=True,
+            )
+            one = configs[variant.name].copy_and_resolve_references()
+            one.seed = seed
+            _share_vectors(one, config, workdir)
+            folder = workdir / variant.name / f"seed_{seed}"
+            first = workdir / study.variants[0].name / f"seed_{seed}"
+            train(
+                one,
+                log,
+                folder,
+                item_text=item_text,
+                stages=study.stages,
+                pretrained=first if study.one_encoder and place else None,
+            )
+            outcomes.setdefault(variant.name, []).append(read_outcome(folder, study.model))
+            done = study.only(list(outcomes))
+            if len(outcomes[variant.name]) == len(seeds):  # a report after each variant
+                summary = summarize(done, outcomes, seeds, plain(config))
+                _write(workdir, done, summary)
+    return summary
+
+
+def varied(config: ConfigDict, variant: Variant, workdir: Path) -> ConfigDict:
+    """The configuration of a variant; texts that differ from the configuration's get a folder of their own.
+
+    Raises:
+      ConfigError: it changes what is not there, or to what cannot be.
+    """
+    one = config.copy_and_resolve_references()
+    known = {name for name, _ in leaves(one)}
+    unknown = [name for name in variant.changes if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"variant {variant.name} changes {', '.join(unknown)}, which this configuration does not have; take another "
+            "--config"
+        )
+    one.update_from_flattened_dict(dict(variant.changes))
+    if uses_semantics(one) and not one.semantic.folder:
+        one.semantic.folder = str(workdir / "semantic")
+    if one.semantic.to_dict() != _with_folder(config, one).to_dict():
+        one.semantic.folder = str(workdir / f"semantic_{variant.name}")
+    presets.check_config(one)
+    return one
+
+
+def _with_folder(config: ConfigDict, other: ConfigDict) -> ConfigDict:
+    settings = config.copy_and_resolve_references().semantic
+    settings.folder = other.semantic.folder
+    return settings
+
+
+def quick(config: ConfigDict) -> ConfigDict:
+    """The same with few epochs, for a first look."""
+    one = config.copy_and_resolve_references()
+    for stage in ("pretrain", "finetune"):
+        one[stage].stopping.epochs = min(one[stage].stopping.epochs, QUICK_EPOCHS)
+    one.evaluation.bootstrap_samples = min(one.evaluation.bootstrap_samples, 500)
+    return one
+
+
+def _share_vectors(one: ConfigDict, config: ConfigDict, workdir: Path) -> None:
+    """Vectors of texts that the study has embedded already are not computed again for another variant."""
+    if not uses_semantics(one):
+        return
+    source = Path(config.semantic.folder or workdir / "semantic") / "vectors"
+    target = Path(one.semantic.folder) / "vectors"
+    if source.is_dir() and not target.exists():
+        building = target.with_name(".building-vectors")
+        shutil.rmtree(building, ignore_errors=True)
+        shutil.copytree(source, building)
+        building.rename(target)
+
+
+def _write(workdir: Path, study: Study, summary: Mapping[str, Any]) -> None:
+    write_json_atomic(workdir / "study.json", summary)
+    write_bytes_atomic(workdir / "study.csv", study_csv(summary).encode())
+    print(f"report: {write_study_report(workdir, study, summary)}", flush=True)

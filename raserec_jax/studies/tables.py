@@ -1,0 +1,87 @@
+"""A study as CSV, a line per run, and as Markdown, a line per variant."""
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from raserec_jax.report.seeds import markdown_text, spread_text
+from raserec_jax.report.tables import PROTOCOLS, number, signed
+
+COLUMNS = ("HR@10", "NDCG@10", "HR@20", "NDCG@20")
+
+
+def study_csv(summary: Mapping[str, Any]) -> str:
+    """One line per variant and seed: what was changed, best epoch, seconds, every metric of validation and test."""
+    metrics = list(summary["variants"][0]["test"]["unfiltered"])
+    columns = [f"{part}/{p}/{m}" for part in ("valid", "test") for p in PROTOCOLS for m in metrics]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["variant", "label", "value", "changes", "seed", "best_epoch", "seconds", *columns]
+    )
+    for one in summary["variants"]:
+        changes = " ".join(f"{name}={value}" for name, value in one["changes"].items())
+        for place, seed in enumerate(summary["seeds"]):
+            values = []
+            for column in columns:
+                part, protocol, metric = column.split("/")
+                found = one[part][protocol].get(metric)
+                values.append("" if found is None else f"{found['values'][place]:.8g}")
+            writer.writerow(
+                [
+                    one["name"],
+                    one["label"],
+                    "" if one["value"] is None else f"{one['value']:g}",
+                    changes,
+                    seed,
+                    one["epochs"][place],
+                    one["seconds"][place],
+                    *values,
+                ]
+            )
+    return out.getvalue()
+
+
+def study_markdown(summary: Mapping[str, Any]) -> str:
+    """Title, question, a table per protocol with the differences to the reference, and one by length of history."""
+    seeds = ", ".join(map(str, summary["seeds"]))
+    lines = [
+        f"# {markdown_text(summary['title'])}",
+        "",
+        f"{summary['question']} {summary['protocol'].get('dataset', '')}, "
+        f"{summary['protocol'].get('split', '')}, test; seeds {seeds}; {summary['devices']}.",
+        "",
+    ]
+    for protocol in PROTOCOLS:
+        lines += [
+            f"| {protocol} | {' | '.join(COLUMNS)} | {summary['metric']} change (95%) | seconds |",
+            "|---" * (len(COLUMNS) + 3) + "|",
+        ]
+        for one in summary["variants"]:
+            cells = [spread_text(one["test"][protocol].get(column)) for column in COLUMNS]
+            seconds = sum(one["seconds"]) / len(one["seconds"])
+            cells += [change_text(one, protocol, summary["metric"]), f"{seconds:.0f}"]
+            lines.append(f"| {markdown_text(one['label'])} | {' | '.join(cells)} |")
+        lines.append("")
+    groups = [group["label"] for group in summary["variants"][0]["lengths"]]
+    if groups:
+        lines += [
+            f"| NDCG@10 unfiltered, history | {' | '.join(map(markdown_text, groups))} |",
+            "|---" * (len(groups) + 1) + "|",
+        ]
+        for one in summary["variants"]:
+            cells = " | ".join(number(group["unfiltered"]) for group in one["lengths"])
+            lines.append(f"| {markdown_text(one['label'])} | {cells} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def change_text(variant: Mapping[str, Any], protocol: str, metric: str) -> str:
+    """A variant's difference to the reference in words; a dash for the reference."""
+    if variant["change"] is None:
+        return "–"
+    one = variant["change"][protocol][metric]
+    relative = "" if one["relative"] is None else f" ({one['relative']:+.1%})"
+    words = f"{signed(one['mean'])}{relative}, {signed(one['low'])} to {signed(one['high'])}"
+    return words.replace("(-", "(\N{MINUS SIGN}")

@@ -1,0 +1,55 @@
+"""Every study of the catalogue fits the configurations that it is meant for."""
+
+import pytest
+
+from raserec_jax import presets
+from raserec_jax.errors import ConfigError
+from raserec_jax.studies.catalogue import STUDIES, find_study
+from raserec_jax.studies.running import quick, varied
+from raserec_jax.training.workdir import plain
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_variants_are_distinct_and_can_be_configured(name, tmp_path):
+    study = STUDIES[name]
+    preset = presets.sra_cl if name.startswith("sra_cl") else presets.raserec
+    config = preset("movielens_100k")
+    made = [varied(config, variant, tmp_path) for variant in study.variants]
+    assert len({str(plain(one)) for one in made}) == len(made) or name in ("sra_cl_text", "reader")
+    assert len({variant.name for variant in study.variants}) == len(study.variants)
+    if study.axis:
+        assert all(variant.value is not None for variant in study.variants)
+    if study.one_encoder:
+        parts = ("data", "encoder", "pretrain", "sra_cl", "semantic")
+        assert len({str([plain(one)[part] for part in parts]) for one in made}) == 1
+    if study.axis or not study.variants[0].changes:  # the reference is what is configured
+        reference = varied(config, study.variants[0], tmp_path)
+        reference.semantic.folder = config.semantic.folder
+        assert plain(reference) == plain(config)
+
+
+def test_texts_that_differ_get_a_folder_of_their_own(tmp_path):
+    config = presets.sra_cl("movielens_100k")
+    config.semantic.folder = "ready"
+    folders = {
+        variant.name: varied(config, variant, tmp_path).semantic.folder
+        for variant in STUDIES["sra_cl_pool"].variants
+    }
+    assert folders["training"] == "ready"
+    assert folders["published"] == str(tmp_path / "semantic_published")
+
+
+def test_an_unknown_study_or_variant_is_refused():
+    with pytest.raises(ConfigError, match="no such study; did you mean memory_k"):
+        find_study("memory_kk")
+    with pytest.raises(ConfigError, match="--study is missing"):
+        find_study(None)
+    with pytest.raises(ConfigError, match="--variants has nope; use some of clusters"):
+        find_study("sra_cl_ablations").only(["nope"])
+    kept = find_study("sra_cl_ablations").only(["clusters"])
+    assert [variant.name for variant in kept.variants] == ["full", "clusters"]
+
+
+def test_quick_is_short():
+    config = quick(presets.raserec("movielens_100k"))
+    assert config.pretrain.stopping.epochs == config.finetune.stopping.epochs == 2
