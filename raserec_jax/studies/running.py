@@ -99,8 +99,8 @@ def varied(config: ConfigDict, variant: Variant, workdir: Path) -> ConfigDict:
     unknown = [name for name in variant.changes if name not in known]
     if unknown:
         raise ConfigError(
-            f"variant {variant.name} changes {', '.join(unknown)}, which this configuration does not have; take another "
-            "--config"
+            f"variant {variant.name} changes {', '.join(unknown)}, which this configuration does not have; "
+            "take another --config"
         )
     one.update_from_flattened_dict(dict(variant.changes))
     if uses_semantics(one) and not one.semantic.folder:
