@@ -15,6 +15,7 @@ import sys
 from absl import flags
 
 from raserec_jax import cli
+from raserec_jax.errors import ConfigError
 
 # --list asks for neither.
 _LISTS = any(argument in ("--list", "-list") for argument in sys.argv[1:])
@@ -35,13 +36,17 @@ _LIST = flags.DEFINE_bool("list", False, "Tell the studies and their variants, a
 def main(argv: list[str]) -> None:
     """Studies."""
     del argv
-    from raserec_jax.studies.catalogue import STUDIES, find_study
+    from raserec_jax.studies.catalogue import NEW_ITEMS_QUESTION, STUDIES, find_study
 
     if _LIST.value:
         for name, study in STUDIES.items():
             print(f"{name}: {study.question}")
             for variant in study.variants:
                 print(f"    {variant.name}: {variant.label}")
+        print(f"new_items: {NEW_ITEMS_QUESTION}")
+        return
+    if _STUDY.value == "new_items":
+        _new_items()
         return
     study = find_study(_STUDY.value)
     if _VARIANTS.value is not None:
@@ -53,6 +58,19 @@ def main(argv: list[str]) -> None:
     config = quick(config) if _QUICK.value else config
     seeds = cli.integers("seeds", _SEEDS.value)
     print(study_markdown(run_study(study, config, _WORKDIR.value, seeds=seeds)))
+
+
+def _new_items() -> None:
+    config = cli.load_config()
+    from raserec_jax.studies.new_items import run_new_items
+    from raserec_jax.studies.running import quick
+    from raserec_jax.studies.tables import new_items_markdown
+
+    config = quick(config) if _QUICK.value else config
+    (seed, *others) = cli.integers("seeds", _SEEDS.value)
+    if others or _VARIANTS.value is not None:
+        raise ConfigError("--study=new_items takes one seed and has no variants")
+    print(new_items_markdown(run_new_items(config, _WORKDIR.value, seed=seed)))
 
 
 if __name__ == "__main__":

@@ -98,6 +98,19 @@ def embed_text(
     return _Steps(split, text, settings, pathlib.Path(folder), encoder, progress).run()
 
 
+def embed_items(
+    split: Split, text: ItemText | None, settings, folder: PathLike, *, progress=Progress
+) -> np.ndarray:
+    """[items + 1, width] float16 vectors of the items alone, unit length; zeros where there is no text.
+
+    As `embed_text` without histories and neighbours; what it embedded in the same folder is not embedded again.
+    """
+    check_semantic(settings)
+    steps = _Steps(split, text, settings, pathlib.Path(folder), None, progress)
+    steps.make_folder()
+    return steps.item_vectors(steps.descriptions()[0])
+
+
 def dry_run(split: Split, text: ItemText | None, settings, folder: PathLike) -> str:
     """What `embed_text` would do, with calls, tokens and cost; nothing is sent or written.
 
@@ -125,8 +138,8 @@ class _Steps:
         self.timings: dict[str, float] = {}
 
     def run(self) -> Embedded:
-        self._make_folder()
-        descriptions, names = self._timed("descriptions", self._descriptions)
+        self.make_folder()
+        descriptions, names = self._timed("descriptions", self.descriptions)
         texts = None
         if self.settings.histories != "mean":
             texts = self._timed("history texts", self._history_texts, names)
@@ -172,7 +185,7 @@ class _Steps:
             lines.append("no language model would be asked")
         return "\n".join(lines)
 
-    def _make_folder(self) -> None:
+    def make_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -188,7 +201,7 @@ class _Steps:
 
     # --- descriptions ---
 
-    def _descriptions(self) -> tuple[list[str], list[str]]:
+    def descriptions(self) -> tuple[list[str], list[str]]:
         """Texts and names of items 0..num_items."""
         settings, log = self.settings, self.split.log
         if settings.descriptions == "file":
@@ -303,24 +316,37 @@ class _Steps:
 
     def _vectors(self, descriptions: list[str], texts: list[str] | None):
         """(item vectors, history vectors)."""
-        settings, log = self.settings, self.split.log
-        if settings.encoder == "ready" and self.given_encoder is None:
-            items = read_vectors(settings.vectors_file, settings.ids_file, log)
-        elif settings.encoder == "collaborative" and self.given_encoder is None:
-            items = _normal(collaborative_vectors(self.split, settings.width))
-        else:
-            encoder = self.given_encoder or sentence_encoder.make_encoder(settings)
-            cache = VectorCache(self.folder / "vectors", encoder)
-            items = _normal(cache.encode(descriptions, "item vectors", progress=self.progress))
+        settings = self.settings
+        items = self.item_vectors(descriptions)
         if texts is not None:
-            return items, _normal(cache.encode(texts, "history vectors", progress=self.progress))
+            return items, self._encoded(texts, "history vectors")
         return items, composed_vectors(
-            log,
+            self.split.log,
             self.pool,
             items,
             max_items=settings.history_items,
             decay=settings.history_decay,
         )
+
+    def item_vectors(self, descriptions: list[str]) -> np.ndarray:
+        """[items + 1, width] float16."""
+        settings = self.settings
+        if self.given_encoder is None and settings.encoder == "ready":
+            return read_vectors(settings.vectors_file, settings.ids_file, self.split.log)
+        if self.given_encoder is None and settings.encoder == "collaborative":
+            return _normal(collaborative_vectors(self.split, settings.width))
+        return self._encoded(descriptions, "item vectors")
+
+    def _encoded(self, texts: list[str], desc: str) -> np.ndarray:
+        if self.given_encoder is None:
+            hashing = self.settings.encoder == "hashing"
+            self.given_encoder = (
+                HashingEncoder(texts, width=self.settings.width)
+                if hashing
+                else sentence_encoder.make_encoder(self.settings)
+            )
+        cache = VectorCache(self.folder / "vectors", self.given_encoder)
+        return _normal(cache.encode(texts, desc, progress=self.progress))
 
     # --- tables ---
 

@@ -5,6 +5,11 @@ import difflib
 from raserec_jax.errors import ConfigError
 from raserec_jax.studies.study import MEMORY, STAGE_1, Study, Variant, sweep
 
+NEW_ITEMS_QUESTION = (
+    "How do items fare that training never saw, bare and by their neighbours' rows?"
+)
+"""Of `new_items.run_new_items`, which is no list of variants."""
+
 _FULL_TEXT = Variant("full", "full method", {})
 _NO_LOSSES = {"sra_cl.inter_weight": 0.0, "sra_cl.intra_weight": 0.0}
 

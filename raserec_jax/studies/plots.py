@@ -112,3 +112,30 @@ def draw_entropy(summary: Mapping[str, Any]) -> Figure | None:
     axis.set_ylabel("entropy of the weights, share of uniform")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def draw_new_items(summary: Mapping[str, Any]) -> Figure:
+    """NDCG@20 over the share of new items that are back: all targets, known ones, new ones."""
+    figure = Figure(figsize=(11, 3.8), dpi=150, layout="constrained")
+    levels = summary["levels"]
+    x = [level["share"] for level in levels]
+    panels = ("all", "known", "new")
+    for axis, kind in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        style_axes(axis)
+        for method, color in (("bare", _REFERENCE), ("semantic", _OTHER)):
+            y = [_of_kind(level, method, kind) for level in levels]
+            axis.plot(x, y, "o-", color=color, markersize=4, label=method)
+        axis.set_xticks(x, [f"{value:.0%}" for value in x])
+        axis.set_xlabel("share of the new items that are back")
+        axis.set_title(f"{kind} targets, test NDCG@20, unfiltered", fontsize=9.5)
+        axis.set_ylim(bottom=0)
+    axis.legend(frameon=False, fontsize=8.5)
+    return figure
+
+
+def _of_kind(level: Mapping[str, Any], method: str, kind: str) -> float:
+    found, queries = level["metrics"][method]["unfiltered"], level["queries"]
+    kinds = [kind] if kind != "all" else list(found)
+    total = sum(queries[one] for one in kinds if one in found)
+    mass = sum(queries[one] * found[one]["NDCG@20"] for one in kinds if one in found)
+    return mass / total if total else float("nan")

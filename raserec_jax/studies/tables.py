@@ -85,3 +85,41 @@ def change_text(variant: Mapping[str, Any], protocol: str, metric: str) -> str:
     relative = "" if one["relative"] is None else f" ({one['relative']:+.1%})"
     words = f"{signed(one['mean'])}{relative}, {signed(one['low'])} to {signed(one['high'])}"
     return words.replace("(-", "(\N{MINUS SIGN}")
+
+
+def new_items_csv(summary: Mapping[str, Any]) -> str:
+    """One line per step, method, protocol and kind of target."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["share_back", "items", "method", "protocol", "target", "queries", *COLUMNS])
+    for level in summary["levels"]:
+        for method, by_protocol in level["metrics"].items():
+            for protocol, kinds in by_protocol.items():
+                for kind, found in kinds.items():
+                    values = [f"{found[column]:.8g}" for column in COLUMNS]
+                    head = [level["share"], level["items"], method, protocol, kind]
+                    writer.writerow([*head, level["queries"][kind], *values])
+    return out.getvalue()
+
+
+def new_items_markdown(summary: Mapping[str, Any]) -> str:
+    """A line per step: NDCG@20 of both methods for known and for new targets."""
+    lines = [
+        "# New items, with text, after training",
+        "",
+        f"{summary['items']} of {summary['protocol']['num_items'] + summary['items']} items "
+        f"({summary['share']:.0%}) were taken out before training; {summary['protocol']['dataset']}, seed "
+        f"{summary['seed']}, test, unfiltered, NDCG@20; {summary['devices']}.",
+        "",
+        "| new items back | known targets | bare | semantic | new targets | bare | semantic |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for level in summary["levels"]:
+        cells = [f"{level['items']} ({level['share']:.0%})"]
+        for kind in ("known", "new"):
+            cells.append(f"{level['queries'][kind]:,}")
+            for method in ("bare", "semantic"):
+                found = level["metrics"][method]["unfiltered"].get(kind)
+                cells.append("–" if found is None else number(found["NDCG@20"]))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
