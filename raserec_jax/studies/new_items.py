@@ -3,7 +3,7 @@
 A share of the items is taken out of the log before training. Then they come back, step by step, as new items of the
 catalogue: bare, with the random row that an encoder has for an item it never learned, or with the mean of the rows of
 their nearest known items by text. Asked are all users of the log as it is at that step; their targets are held out
-from training at every step, since a user's last item of a longer log is never inside the training part of a shorter one.
+from training at every step: the last item of a longer log is never inside the training part of a shorter one.
 """
 
 from collections.abc import Mapping, Sequence
