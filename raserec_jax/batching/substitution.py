@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 
 def substitute_items(
@@ -24,7 +24,15 @@ def substitute_items(
     """
     place_key, draw_key = jax.random.split(key)
     known = jnp.sum(neighbor_item_ids >= 0, axis=1)[item_ids]
-    replaced = jax.random.bernoulli(place_key, rate, item_ids.shape)
+    replaced = replaced_places(item_ids, known, rate, place_key)
     column = jax.random.randint(draw_key, item_ids.shape, 0, jnp.maximum(known, 1))
     drawn = neighbor_item_ids[item_ids, column]
-    return jnp.where(replaced & (item_ids > 0) & (known > 0), drawn, item_ids)
+    return jnp.where(replaced, drawn, item_ids)
+
+
+def replaced_places(
+    item_ids: Int[Array, "rows seq"], known: Int[Array, "rows seq"], rate: float, key: Array
+) -> Bool[Array, "rows seq"]:
+    """Which places a view replaces: each with probability `rate`, where there is an item with `known` neighbours."""
+    drawn = jax.random.bernoulli(key, rate, item_ids.shape)
+    return drawn & (item_ids > 0) & (known > 0)

@@ -156,6 +156,7 @@ class SequenceEncoder(nn.Module):
         segment_ids: Int[Array, "batch seq"] | None = None,
         positions: Int[Array, "batch seq"] | None = None,
         read: tuple[Int[Array, " reads"], Int[Array, " reads"]] | None = None,
+        item_vectors: Float[Array, "batch seq dim"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "*places dim"]:
         """Encodes every place of every row, or only the places in `read`.
@@ -165,6 +166,7 @@ class SequenceEncoder(nn.Module):
           segment_ids: which history a place belongs to, contiguous; 0 = padding. Default: one history per row.
           positions: place within the history's window, 0..max_len-1. Default: from the segments.
           read: (rows, places) to return; default all.
+          item_vectors: in place of the rows of the item table, such as mixtures of them; default: those of item_ids.
           deterministic: no dropout; otherwise the "dropout" RNG is needed.
 
         Returns:
@@ -190,7 +192,8 @@ class SequenceEncoder(nn.Module):
         position_table = self.param("position_table", init, (self.max_len, self.dim))
         if self.repeat_bias:  # part of the score, not of the hidden vector
             self.param("repeat_bias", nn.initializers.zeros, ())
-        x = item_table[item_ids] + position_table[jnp.minimum(positions, self.max_len - 1)]
+        x = item_table[item_ids] if item_vectors is None else item_vectors
+        x = x + position_table[jnp.minimum(positions, self.max_len - 1)]
         if self.norm == "post":
             x = nn.LayerNorm(self.norm_epsilon, name="norm_in")(x)
         x = Dropout(self.hidden_dropout)(x, deterministic=deterministic)

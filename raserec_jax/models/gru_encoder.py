@@ -82,6 +82,7 @@ class GRUEncoder(nn.Module):
         segment_ids: Int[Array, "batch seq"] | None = None,
         positions: Int[Array, "batch seq"] | None = None,
         read: tuple[Int[Array, " reads"], Int[Array, " reads"]] | None = None,
+        item_vectors: Float[Array, "batch seq dim"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "*places dim"]:
         """Encodes every place of every row, or only the places in `read`; arguments as in `SequenceEncoder`."""
@@ -92,7 +93,8 @@ class GRUEncoder(nn.Module):
         item_table = self.param("item_table", init, (self.num_items + 1, self.dim))
         if self.repeat_bias:
             self.param("repeat_bias", nn.initializers.zeros, ())
-        x, starts = item_table[item_ids], segment_starts(segment_ids)
+        x = item_table[item_ids] if item_vectors is None else item_vectors
+        starts = segment_starts(segment_ids)
         for layer in range(self.num_layers):
             x = Dropout(self.hidden_dropout)(x, deterministic=deterministic)
             x = GRULayer(self.inner_dim, name=f"layer_{layer}")(x, starts)

@@ -1,4 +1,4 @@
-"""PositiveSynthesizer: SRA-CL's learned mixture of similar histories, a positive for contrastive training.
+"""SRA-CL's learned mixtures, positives for contrastive training: of similar histories, and of similar items.
 
 Used in training only; nothing of it remains at inference.
 """
@@ -6,7 +6,7 @@ Used in training only; nothing of it remains at inference.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from raserec_jax.models.layers import Dropout
 
@@ -75,3 +75,50 @@ class PositiveSynthesizer(nn.Module):
         attention = jax.nn.softmax(jnp.where(mask, scores, -1e9), axis=-1) * mask
         kept = Dropout(self.attention_dropout)(attention, deterministic=deterministic)
         return jnp.einsum("bk,bkd->bd", kept, neighbor_hidden), attention
+
+
+class ItemMixer(nn.Module):
+    """e+ = sum over neighbours v' of p(v, v') M_v', in place of one neighbour drawn at random (SRA-CL, Table 4).
+
+    The paper does not tell how its learnable substitution was built; here p is the attention of the synthesizer
+    (`PositiveSynthesizer`, eq. 6 and 7), over the vectors of items.
+
+    Fields:
+      dim: width of W e, a size of the parameters only.
+      slope: of the LeakyReLU below 0.
+    """
+
+    dim: int = 64
+    slope: float = 0.2
+
+    @nn.compact
+    def __call__(
+        self,
+        semantic: Float[Array, "items width"],
+        item_ids: Int[Array, "rows seq"],
+        neighbor_item_ids: Int[Array, "rows seq k"],
+        item_table: Float[Array, "items hidden"],
+    ) -> Float[Array, "rows seq hidden"]:
+        """Mixes the rows of each place's neighbours.
+
+        Args:
+          semantic: vectors of all items' texts, row 0 of padding.
+          item_ids: the item at each place.
+          neighbor_item_ids: its neighbours, -1 = none.
+          item_table: the encoder's.
+
+        Returns:
+          the mixture at each place; zeros without neighbours.
+        """
+        width = semantic.shape[-1]
+        kernel = self.param("W", _xavier(width, self.dim), (width, self.dim))
+        attend = self.param("a", _xavier(2 * self.dim, 1), (2 * self.dim, 1))
+        # One number per item and side; then a place needs no vector of its neighbours.
+        of_item, of_neighbor = (
+            (semantic.astype(jnp.float32) @ (kernel @ part))[:, 0]
+            for part in (attend[: self.dim], attend[self.dim :])
+        )
+        mask, neighbors = neighbor_item_ids >= 0, jnp.maximum(neighbor_item_ids, 0)
+        scores = nn.leaky_relu(of_item[item_ids][..., None] + of_neighbor[neighbors], self.slope)
+        weights = jax.nn.softmax(jnp.where(mask, scores, -1e9), axis=-1) * mask
+        return jnp.einsum("rsk,rskd->rsd", weights, item_table[neighbors])

@@ -22,18 +22,23 @@ CONTRAST_MODES = ("none", "un", "su", "us", "us_x")
 
 
 class Pass(NamedTuple):
-    """One pass through the encoder: the rows of a batch, and the places that are read of them."""
+    """One pass through the encoder: the rows of a batch, and the places that are read of them.
+
+    item_vectors: [rows, seq, dim] in place of the rows of the item table; None = those of the items.
+    """
 
     batch: Batch
     read_rows: Array
     read_columns: Array
+    item_vectors: Array | None = None
 
 
 class Term(NamedTuple):
     """One contrastive part of stage 1.
 
     constants: arrays on the device that every step reads.
-    views: (constants, feed, batch, key) -> (passes to encode beside the batch, drawn: what `losses` must know of them).
+    views: (params, constants, feed, batch, key) -> (passes to encode beside the batch, drawn: what `losses` must know
+      of them).
     losses: (params, constants, drawn, hidden of the batch [reads, dim], hidden of each pass, key) -> (weighted sum,
       metrics of scalars).
     init: key -> parameters of its own, trained beside the encoder's and dropped after training; {} = none.
@@ -87,7 +92,8 @@ def same_target_term(
     if contrast.mode not in CONTRAST_MODES[1:]:
         raise ConfigError(f"contrast.mode={contrast.mode!r} is unknown; use {CONTRAST_MODES}")
 
-    def views(constants, feed: TrainingFeed, batch: Batch, key):
+    def views(params, constants, feed: TrainingFeed, batch: Batch, key):
+        del params
         _, anchor_key, draw_key, _ = jax.random.split(key, 4)
         anchors = draw_anchors(batch.weights, contrast.anchors, anchor_key)
         valid, passes = batch.weights[anchors] > 0, []
@@ -141,6 +147,13 @@ def encode_passes(
         jnp.concatenate([p.read_rows + f for p, f in zip(passes, first_rows, strict=False)]),
         jnp.concatenate([one.read_columns for one in passes]),
     )
+    vectors = {}
+    if any(one.item_vectors is not None for one in passes):
+        table = params["item_table"]
+        own = [
+            table[p.batch.item_ids] if p.item_vectors is None else p.item_vectors for p in passes
+        ]
+        vectors = {"item_vectors": jnp.concatenate(own)}
     hidden = encoder.apply(
         {"params": params},
         rows[0],
@@ -149,6 +162,7 @@ def encode_passes(
         read=read,
         deterministic=False,
         rngs={"dropout": dropout_key},
+        **vectors,
     )
     ends = [sum(one.read_rows.shape[0] for one in passes[: i + 1]) for i in range(len(passes))]
     return jnp.split(hidden, ends[:-1])

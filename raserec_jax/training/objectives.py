@@ -95,7 +95,7 @@ def pretrain_task(
         dropout_key, _, _, negative_key = jax.random.split(key, 4)
         passes, drawn, counts = [Pass(batch, batch.read_rows, batch.read_columns)], [], []
         for term, own in zip(terms, of_terms, strict=True):
-            more, known = term.views(own, device_feed, batch, key)
+            more, known = term.views(params, own, device_feed, batch, key)
             passes, drawn, counts = passes + more, [*drawn, known], [*counts, len(more)]
         main, *views = encode_passes(encoder, params, passes, dropout_key)
         total = next_item_term(main, params, batch, negative_key)

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from raserec_jax.batching.feeds import Batch, TrainingFeed, example_batch
-from raserec_jax.batching.substitution import substitute_items
+from raserec_jax.batching.substitution import replaced_places, substitute_items
 from raserec_jax.losses import info_nce
-from raserec_jax.models.synthesizer import PositiveSynthesizer
+from raserec_jax.models.synthesizer import ItemMixer, PositiveSynthesizer
 from raserec_jax.training.contrast import Pass, Term, draw_anchors
 
-SYNTHESIZER = "synthesizer"
-"""Name of its parameters beside the encoder's during stage 1."""
+SYNTHESIZER, MIXER = "synthesizer", "item_mixer"
+"""Names of their parameters beside the encoder's during stage 1."""
 
 
 class SemanticSettings(NamedTuple):
@@ -35,6 +35,7 @@ class SemanticSettings(NamedTuple):
     neighbors_per_step: of the k, so many are drawn for each step; 0 = all.
     anchor: "main" (the pass that predicts) or "second" (another dropout pass, published).
     views: 2 substituted views (published), or 1 against the main pass.
+    substitution: "random", one neighbour drawn uniformly (paper), or "learned", a mixture of all k (its Table 4).
     substitution_rate: of the views, per place.
     temperature: > 0.  similarity: "dot" (published) or "cos".
     negatives: "both" (2N - 2, the code) or "positives" (N - 1, the paper) of the inter-user loss.
@@ -51,6 +52,7 @@ class SemanticSettings(NamedTuple):
     neighbors_per_step: int = 0
     anchor: str = "main"
     views: int = 2
+    substitution: str = "random"
     substitution_rate: float = 0.2
     temperature: float = 1.0
     similarity: str = "dot"
@@ -70,6 +72,7 @@ class SemanticConstants(NamedTuple):
     example_users: [examples] int32.
     pool_windows: (starts, lengths), [pool] int32 each, of the pool's histories in the flat item array.
     hidden_cache: [pool, dim] float32 vectors of the pool by an earlier encoder ("cache"), else None.
+    item_vectors: [V + 1, width] of the items' texts, for learned substitution; else None.
     """
 
     neighbor_item_ids: Array
@@ -78,6 +81,7 @@ class SemanticConstants(NamedTuple):
     example_users: Array
     pool_windows: tuple[Array, Array]
     hidden_cache: Array | None = None
+    item_vectors: Array | None = None
 
 
 class _Drawn(NamedTuple):
@@ -109,16 +113,32 @@ def semantic_term(
       encode_pool: params -> [pool, dim], for "cache".
 
     Raises:
-      ValueError: an unknown choice, or "cache" without `encode_pool`.
+      ValueError: an unknown choice, "cache" without `encode_pool`, or learned substitution without vectors of items.
     """
-    _check(settings, encode_pool)
+    _check(settings, encode_pool, constants.item_vectors)
     cached = settings.neighbors == "cache" and settings.inter_weight > 0
     if cached:
         pool = constants.history_vectors.shape[0]
         constants = constants._replace(hidden_cache=jnp.zeros((pool, dim)))
     synthesizer = PositiveSynthesizer(dim, settings.slope, settings.attention_dropout)
+    mixer = ItemMixer(dim, settings.slope)
 
-    def views(constants: SemanticConstants, feed: TrainingFeed, batch: Batch, key):
+    def view(params, constants: SemanticConstants, batch: Batch, own_places, key) -> Pass:
+        """One view of the batch's histories, with some items replaced."""
+        of_items, ids = constants.neighbor_item_ids[:, : settings.k], batch.item_ids
+        if settings.substitution == "random":
+            ids = substitute_items(ids, of_items, settings.substitution_rate, key)
+            return Pass(batch._replace(item_ids=ids), *own_places)
+        neighbors, table = of_items[ids], params["item_table"]
+        known = jnp.sum(neighbors >= 0, axis=2)
+        place_key, _ = jax.random.split(key)  # the places that "random" replaces
+        replaced = replaced_places(ids, known, settings.substitution_rate, place_key)
+        mixed = mixer.apply(
+            {"params": params[MIXER]}, constants.item_vectors, ids, neighbors, table
+        )
+        return Pass(batch, *own_places, jnp.where(replaced[..., None], mixed, table[ids]))
+
+    def views(params, constants: SemanticConstants, feed: TrainingFeed, batch: Batch, key):
         keys = jax.random.split(jax.random.fold_in(key, 101), 4)
         anchors = draw_anchors(batch.weights, settings.anchors, keys[0])
         example_ids, valid = batch.example_ids[anchors], batch.weights[anchors] > 0
@@ -139,13 +159,7 @@ def semantic_term(
         first_view = len(passes)
         if settings.intra_weight > 0:
             for view_key in keys[2 : 2 + settings.views]:
-                items = substitute_items(
-                    batch.item_ids,
-                    constants.neighbor_item_ids[:, : settings.k],
-                    settings.substitution_rate,
-                    view_key,
-                )
-                passes.append(Pass(batch._replace(item_ids=items), *own_places))
+                passes.append(view(params, constants, batch, own_places, view_key))
         drawn = (anchors, example_ids, valid, neighbor_ids, neighbor_reads, neighbors_valid)
         return passes, _Drawn(*drawn, first_view)
 
@@ -187,13 +201,24 @@ def semantic_term(
         return total, metrics
 
     def init(key) -> dict:
-        if settings.inter_weight == 0 or settings.positive != "synthesized":
-            return {}
-        width = constants.history_vectors.shape[1]
-        variables = synthesizer.init(
-            key, jnp.zeros((1, width)), jnp.zeros((1, 1, width)), jnp.zeros((1, 1, dim))
-        )
-        return {SYNTHESIZER: variables["params"]}
+        found = {}
+        if settings.inter_weight > 0 and settings.positive == "synthesized":
+            width = constants.history_vectors.shape[1]
+            variables = synthesizer.init(
+                key, jnp.zeros((1, width)), jnp.zeros((1, 1, width)), jnp.zeros((1, 1, dim))
+            )
+            found[SYNTHESIZER] = variables["params"]
+        if settings.intra_weight > 0 and settings.substitution == "learned":
+            place = jnp.zeros((1, 1), jnp.int32)
+            variables = mixer.init(
+                jax.random.fold_in(key, 1),
+                jnp.zeros((1, constants.item_vectors.shape[1])),
+                place,
+                place[..., None],
+                jnp.zeros((1, dim)),
+            )
+            found[MIXER] = variables["params"]
+        return found
 
     def refresh(params, constants: SemanticConstants) -> SemanticConstants:
         return constants._replace(hidden_cache=encode_pool(params))
@@ -256,16 +281,19 @@ def _mean_where(values: Array, chosen: Array) -> Array:
     return jnp.sum(jnp.where(chosen, values, 0.0)) / jnp.maximum(jnp.sum(chosen), 1)
 
 
-def _check(settings: SemanticSettings, encode_pool) -> None:
+def _check(settings: SemanticSettings, encode_pool, item_vectors) -> None:
     for name, allowed in (
         ("positive", ("synthesized", "random")),
         ("neighbors", ("encode", "cache")),
         ("anchor", ("main", "second")),
         ("views", (1, 2)),
+        ("substitution", ("random", "learned")),
         ("similarity", ("dot", "cos")),
         ("negatives", ("both", "positives")),
     ):
         if getattr(settings, name) not in allowed:
             raise ValueError(f"sra_cl.{name}={getattr(settings, name)!r} is unknown; use {allowed}")
+    if settings.substitution == "learned" and settings.intra_weight > 0 and item_vectors is None:
+        raise ValueError("sra_cl.substitution='learned' needs vectors of items")
     if settings.neighbors == "cache" and settings.inter_weight > 0 and encode_pool is None:
         raise ValueError("sra_cl.neighbors='cache' needs encode_pool, which makes the vectors")

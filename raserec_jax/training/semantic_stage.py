@@ -42,6 +42,8 @@ def make_semantic_term(
         jnp.asarray(training_examples(split).user_ids),
         (jnp.asarray(windows.starts), jnp.asarray(windows.lengths)),
     )
+    if settings.substitution == "learned":
+        constants = constants._replace(item_vectors=jnp.asarray(tables.item_vectors))
     neighbor_rows = 0
     if settings.neighbors == "encode" and settings.inter_weight > 0:
         per_anchor = 1 if settings.positive == "random" else settings.neighbors_per_step

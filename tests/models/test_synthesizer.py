@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from raserec_jax.models.synthesizer import PositiveSynthesizer
+from raserec_jax.models.synthesizer import ItemMixer, PositiveSynthesizer
 from tests.golden_files import read_golden
 
 
@@ -90,3 +90,26 @@ def test_the_projection_starts_as_published():
     for leaf, fans in ((params["W"], 80), (params["a"], 61)):
         bound = 1.414 * (6 / fans) ** 0.5
         assert 0.9 * bound < np.abs(leaf).max() <= bound
+
+
+def test_items_are_mixed_as_histories_are():
+    """With the same parameters, and without dropout, ItemMixer is the synthesizer on vectors of items."""
+    draw = np.random.default_rng(1)
+    semantic = jnp.asarray(draw.normal(size=(9, 5)), jnp.float16)
+    table = jnp.asarray(draw.normal(size=(9, 4)), jnp.float32)
+    items = jnp.asarray(draw.integers(0, 9, (2, 3)), jnp.int32)
+    neighbors = draw.integers(1, 9, (2, 3, 4)).astype(np.int32)
+    neighbors[0, 1, 2:] = neighbors[1, 0] = -1
+    mixer, neighbors = ItemMixer(6), jnp.asarray(neighbors)
+    variables = mixer.init(jax.random.key(0), semantic, items, neighbors, table)
+    mixed = mixer.apply(variables, semantic, items, neighbors, table)
+    kept = jnp.maximum(neighbors, 0).reshape(6, 4)
+    expected, _ = PositiveSynthesizer(6).apply(
+        variables,
+        semantic[items.reshape(-1)],
+        semantic[kept],
+        table[kept],
+        neighbors.reshape(6, 4) >= 0,
+    )
+    np.testing.assert_allclose(mixed.reshape(6, 4), expected, rtol=1e-4, atol=1e-6)
+    assert np.all(mixed[1, 0] == 0)

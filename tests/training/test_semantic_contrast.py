@@ -11,6 +11,7 @@ from raserec_jax.losses import info_nce
 from raserec_jax.models.encoder import SequenceEncoder
 from raserec_jax.training.objectives import pretrain_task
 from raserec_jax.training.semantic_contrast import (
+    MIXER,
     SYNTHESIZER,
     SemanticConstants,
     SemanticSettings,
@@ -236,6 +237,27 @@ def test_views_without_substitution_or_dropout_are_the_history(small):
     assert two == pytest.approx(one, rel=1e-6)
     other = run(small, settings._replace(substitution_rate=1.0))[1]["intra_user_loss"]
     assert abs(other - two) > 1e-4
+
+
+def test_learned_substitution(small):
+    """Of one neighbour it is that neighbour; of more it is learned, beside the encoder."""
+    vectors = jnp.asarray(np.random.default_rng(4).normal(size=(21, 5)), jnp.float16)
+    settings = PLAIN._replace(inter_weight=0.0, substitution_rate=0.5, temperature=0.01)
+    learned = settings._replace(substitution="learned")
+    one, drawn = (
+        run(small, which._replace(k=1), item_vectors=vectors) for which in (learned, settings)
+    )
+    assert one[1]["intra_user_loss"] == pytest.approx(drawn[1]["intra_user_loss"], rel=1e-5)
+    np.testing.assert_allclose(one[2]["item_table"], drawn[2]["item_table"], rtol=1e-3, atol=1e-6)
+    _, metrics, grads, params = run(small, learned, item_vectors=vectors)
+    assert metrics["intra_user_loss"] != pytest.approx(one[1]["intra_user_loss"], rel=1e-4)
+    for name in ("W", "a"):
+        assert np.abs(grads[MIXER][name]).max() > 0
+    none = run(small, learned._replace(substitution_rate=0.0), item_vectors=vectors)
+    same = run(small, settings._replace(substitution_rate=0.0))
+    assert none[1]["intra_user_loss"] == pytest.approx(same[1]["intra_user_loss"], rel=1e-5)
+    with pytest.raises(ValueError, match="needs vectors of items"):
+        run(small, learned)
 
 
 @pytest.mark.parametrize("choice", [{"positive": "random"}, {"neighbors_per_step": 1}])
