@@ -1,58 +1,28 @@
-"""train(): the stages in order, each resumable, everything in one workdir.
-
-data -> (semantic) -> pretrain -> memory -> finetune -> mixing -> control -> evaluate -> report. A finished stage is
-read, not redone.
-"""
+"""train(): all stages of a configuration in order, each resumable, everything in one workdir."""
 
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import numpy as np
 
 import raserec_jax
-from raserec_jax import checkpoints, presets
+from raserec_jax import presets
 from raserec_jax.data.filters import Filters
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.preparation import read_filtered
-from raserec_jax.data.splits import Split, split_log
+from raserec_jax.data.splits import split_log
 from raserec_jax.errors import ConfigError
 from raserec_jax.metric_writer import MetricWriter
-from raserec_jax.models.memory_reader import reader_weights
-from raserec_jax.progress import Progress
-from raserec_jax.recommend.loading import FINETUNED_MEMORY
-from raserec_jax.report import (
-    format_results_table,
-    read_json,
-    write_json_atomic,
-    write_report,
-    write_results,
-)
-from raserec_jax.semantic.pipeline import Embedded, embed_text
-from raserec_jax.semantic.pipeline import summary as semantic_summary
-from raserec_jax.semantic.tables import SemanticTables
 from raserec_jax.training import workdir as wd
 from raserec_jax.training.adopting import adopt_pretraining
-from raserec_jax.training.finetuning import nothing_to_train, run_finetuning
-from raserec_jax.training.loop import FitResult
-from raserec_jax.training.mixing import Mixture, choose_mixture
-from raserec_jax.training.noise import noise_study
-from raserec_jax.training.pretraining import Tools, make_encoder, run_pretraining
-from raserec_jax.training.reading import augmented_query, make_reader, reader_shapes
-from raserec_jax.training.remembering import Memory, run_memory
-from raserec_jax.training.results import assemble_results, show_samples
-from raserec_jax.training.semantic_stage import uses_semantics
 from raserec_jax.training.signals import interruptible
-from raserec_jax.training.testing import TrainedParts, save_ranks, test_models
+from raserec_jax.training.stages import STAGES, Stages
 
 EMBEDDED_DATASET = "movielens_100k"
 """Read when the configuration names no data."""
-
-STAGES = ("semantic", "pretrain", "memory", "finetune", "mixing", "control", "evaluate", "report")
 
 
 class Run(NamedTuple):
@@ -121,307 +91,16 @@ def train(
 
 def _train(config, log, item_text, folder: Path, stages: Sequence[str]) -> Run:
     with MetricWriter(folder) as writer:
-        pipeline = _Pipeline(config, split_log(log, config.data), item_text, folder, writer)
-        pipeline.say(
+        run = Stages(config, split_log(log, config.data), item_text, folder, writer)
+        run.say(
             f"workdir {folder}; {log.num_users:,} users, {log.num_items:,} items, "
             f"{log.num_interactions:,} interactions; {_devices()}"
         )
         for stage in STAGES:
             if stage in stages:
-                pipeline.announce(stage)
-                getattr(pipeline, stage)()
-    return Run(folder, pipeline.results)
-
-
-class _Pipeline:
-    """The stages with what they hand on; each reads its record if it is done."""
-
-    def __init__(self, config, split: Split, text: ItemText | None, workdir: Path, writer):
-        self.config, self.split, self.text, self.workdir = config, split, text, workdir
-        self.tools = Tools(workdir, writer, Progress, wd.identity(config, split.log))
-        self.encoder = make_encoder(config, split.log.num_items)
-        self.results: dict = {}
-        self._memory: Memory | None = None
-        self._semantic: Embedded | None = None
-        self._finetuned_memory: Memory | None = None
-        self._params: dict[str, Any] = {}
-
-    def say(self, text: str) -> None:
-        print(text, flush=True)
-
-    def announce(self, stage: str) -> None:
-        """One line before a stage: what it does, or that it is done."""
-        if stage not in STAGES[:-2]:
-            return
-        if stage == "control" and not self._has_control():
-            return
-        if stage == "semantic" and not uses_semantics(self.config):
-            return
-        if wd.stage_record(self.workdir, stage) is not None:
-            self.say(f"{stage}: done, read from the workdir")
-            return
-        config = self.config
-        examples = int(np.maximum(self.split.train_end - 1, 0).sum())
-        if stage == "finetune" and nothing_to_train(config):
-            self.say("finetune: nothing to train, the reader is evaluated as it is")
-            return
-        work = {
-            "semantic": f"text vectors of {self.split.log.num_items:,} items and their neighbours",
-            "pretrain": f"the encoder, {examples:,} targets, at most {config.pretrain.stopping.epochs} epochs",
-            "memory": f"a bank of {examples:,} histories and the neighbours of each",
-            "finetune": f"the reader of memories, at most {config.finetune.stopping.epochs} epochs",
-            "mixing": "weight and temperature of the mixture, on validation",
-            "control": "the encoder once more, as many epochs as the reader, without memory",
-        }
-        self.say(f"{stage}: {work[stage]}")
-
-    def semantic(self) -> None:
-        """Texts, vectors and neighbours, for SRA-CL; what is there already is read."""
-        if not uses_semantics(self.config) or wd.stage_record(self.workdir, "semantic") is not None:
-            return
-        began = time.perf_counter()
-        embedded = self._get_semantic()
-        self.say(semantic_summary(embedded))
-        record = {"folder": str(embedded.folder), "pool": embedded.tables.pool}
-        record |= {"quality": embedded.quality, "seconds": time.perf_counter() - began}
-        wd.finish_stage(self.workdir, "semantic", record)
-
-    def pretrain(self) -> None:
-        """Stage 1."""
-        self._fit_stage(
-            "pretrain",
-            lambda: run_pretraining(
-                self.config, self.split, self.tools, semantic=self._semantic_tables()
-            ),
-        )
-
-    def memory(self) -> None:
-        """Bank, index, neighbours."""
-        if wd.stage_record(self.workdir, "memory") is not None:
-            if wd.memory_damage(self.workdir) is not None:
-                self._get_memory()  # writes again what is damaged, and says so
-            return
-        began = time.perf_counter()
-        memory = self._get_memory()
-        record = {
-            "entries": memory.full_bank.rows,
-            "entries_train": memory.train_bank.rows,
-            "bank": "train+valid",
-            "eligibility": self.config.memory.eligibility,
-            **memory.report,
-        }
-        wd.finish_stage(self.workdir, "memory", record | {"seconds": time.perf_counter() - began})
-
-    def finetune(self) -> None:
-        """Stage 2."""
-        params, reader = self._best("pretrain"), make_reader(self.config)
-        done = wd.stage_record(self.workdir, "finetune") is not None
-        self._fit_stage(
-            "finetune",
-            lambda: run_finetuning(self.config, params, self._get_memory(), self.split, self.tools),
-            tell=lambda best: {"reader": reader_weights(reader, best.get("reader", best))},
-        )
-        if self.config.finetune.train_encoder and not (
-            done and wd.memory_damage(self.workdir, FINETUNED_MEMORY) is None
-        ):
-            self._behind_reader()  # its bank is there from now on, for recommendations too
-
-    def mixing(self) -> None:
-        """Chooses weight and temperature on validation, for the encoder and on top of the reader."""
-        if wd.stage_record(self.workdir, "mixing") is not None:
-            return
-        began = time.perf_counter()
-        memory, params = self._get_memory(), self._best("pretrain")
-        part = memory.valid
-        bases = {"mixing": part.query}
-        asked = {"mixing": (params, memory)}
-        reader_params = self._best_reader()
-        if reader_params is not None:
-            asked["combined"] = own, own_memory = self._behind_reader()
-            bases["combined"] = augmented_query(
-                make_reader(self.config),
-                reader_params,
-                own_memory.valid,
-                own_memory.train_bank,
-                own["item_table"],
-                self.config.memory.top_k,
-            )
-        record: dict[str, Any] = {}
-        for name, query in bases.items():
-            own, own_memory = asked[name]
-            mixture, valid = choose_mixture(
-                query,
-                own_memory.valid.retrieved,
-                own_memory.train_bank,
-                own,
-                self.split,
-                part.evaluation,
-                self.config.mixing,
-                seed=self.config.seed,
-            )
-            record[name] = {**mixture._asdict(), "valid": valid}
-            self.say(
-                f"{name}: weight {mixture.weight} temperature {mixture.temperature}  "
-                f"valid NDCG@10 {valid['unfiltered']['NDCG@10']:.4f} unfiltered"
-            )
-        wd.finish_stage(self.workdir, "mixing", record | {"seconds": time.perf_counter() - began})
-
-    def control(self) -> None:
-        """The same encoder, trained on for as many epochs as stage 2 had, without memory."""
-        finetuned = wd.stage_record(self.workdir, "finetune")
-        if not self._has_control() or finetuned is None:
-            return
-        self._fit_stage(
-            "control",
-            lambda: run_pretraining(
-                self.config,
-                self.split,
-                self.tools,
-                stage="control",
-                init_params=self._best("pretrain"),
-                epochs=finetuned["epochs_run"],
-                semantic=self._semantic_tables(),
-            ),
-        )
-
-    def _has_control(self) -> bool:
-        """Whether there are epochs of stage 2 to be compared with."""
-        return self.config.finetune.control and not nothing_to_train(self.config)
-
-    def evaluate(self) -> None:
-        """The test, once: while no stage changed, its results are read."""
-        records = {stage: wd.stage_record(self.workdir, stage) for stage in STAGES[:-2]}
-        path = self.workdir / "results.json"
-        evaluated = wd.stage_record(self.workdir, "evaluate")
-        # Records alone are what earlier releases wrote.
-        if path.exists() and evaluated in (records, _evaluated(records, path)):
-            self.results = read_json(path)
-            self.say(format_results_table(self.results))
-            return
-        memory = self._get_memory() if records["memory"] else None
-        mixing = records["mixing"] or {}
-        parts = TrainedParts(
-            self._best("pretrain"),
-            self._best("control"),
-            self._best_reader(),
-            _mixture(mixing.get("mixing")),
-            _mixture(mixing.get("combined")),
-        )
-        if self.config.finetune.train_encoder and parts.reader_params is not None:
-            own, own_memory = self._behind_reader()
-            parts = parts._replace(reader_encoder_params=own, reader_memory=own_memory)
-        ranks, details = test_models(self.config, self.encoder, self.split, memory, parts)
-        for share in self.config.evaluation.noise:
-            found = noise_study(self.config, self.encoder, self.split, memory, parts, share)
-            for name, metrics in found.items():
-                details[name].setdefault("noise", {})[str(share)] = metrics
-        users = self.split.log.user_labels[np.flatnonzero(self.split.test_position > 0)]
-        save_ranks(self.workdir / "ranks.npz", ranks, users)
-        self.results, timings = assemble_results(self.config, self.split, records, ranks, details)
-        write_results(self.workdir, self.results)
-        write_json_atomic(self.workdir / "timings.json", timings)
-        if memory is not None:
-            samples = show_samples(
-                self.config, self.split, self.text, memory, parts, self.config.evaluation.samples
-            )
-            write_json_atomic(self.workdir / "samples.json", samples)
-        wd.finish_stage(self.workdir, "evaluate", _evaluated(records, path))
-        self.say(format_results_table(self.results))
-
-    def report(self) -> None:
-        """Plots and report.html."""
-        if not self.results and (self.workdir / "results.json").exists():
-            self.results = read_json(self.workdir / "results.json")
-        if self.results:
-            self.say(f"report: {write_report(self.workdir)}")
-
-    def _fit_stage(self, stage: str, run, tell=lambda best: {}) -> None:
-        if wd.stage_record(self.workdir, stage) is not None:
-            return
-        fitted: FitResult = run()
-        self._params[stage] = fitted.params
-        wd.finish_stage(
-            self.workdir,
-            stage,
-            {
-                "best_epoch": fitted.best_epoch,
-                "epochs_run": fitted.epochs_run,
-                "valid": fitted.valid,
-                "seconds": fitted.seconds,
-                "steps_per_second": fitted.steps_per_second,
-                **tell(fitted.params),
-            },
-        )
-
-    def _best(self, stage: str) -> dict | None:
-        """Best parameters of a stage: of this call, or from its folder; None if it never ran."""
-        if stage not in self._params:
-            if wd.stage_record(self.workdir, stage) is None:
-                if stage == "pretrain":
-                    raise ConfigError(
-                        f"{self.workdir} has no finished pretrain stage; run with --stages=pretrain first"
-                    )
-                return None
-            self._params[stage] = checkpoints.restore(
-                self.workdir / "best" / stage, self._template(stage)
-            )[0]
-        return self._params[stage]
-
-    def _best_reader(self) -> dict | None:
-        """Best parameters of the reader alone."""
-        best = self._best("finetune")
-        return best["reader"] if best is not None and self.config.finetune.train_encoder else best
-
-    def _behind_reader(self) -> tuple[dict, Memory]:
-        """The encoder's parameters and the memory that the reader reads: of stage 2, if it trained the encoder."""
-        if not self.config.finetune.train_encoder:
-            return self._best("pretrain"), self._get_memory()
-        params = self._best("finetune")["encoder"]
-        if self._finetuned_memory is None:
-            self._finetuned_memory = run_memory(
-                self.config,
-                self.encoder,
-                params,
-                self.split,
-                self.workdir,
-                name=FINETUNED_MEMORY,
-                for_training=False,
-            )
-        return params, self._finetuned_memory
-
-    def _template(self, stage: str) -> dict:
-        key = jax.random.key(0)
-        if stage != "finetune":
-            ids = jax.ShapeDtypeStruct((1, 2), np.int32)
-            return jax.eval_shape(lambda x: self.encoder.init(key, x), ids)["params"]
-        reader = reader_shapes(make_reader(self.config), self.config.encoder.dim)
-        if self.config.finetune.train_encoder:
-            return {"reader": reader, "encoder": self._template("pretrain")}
-        return reader
-
-    def _get_semantic(self) -> Embedded:
-        if self._semantic is None:
-            folder = self.config.semantic.folder or self.workdir / "semantic"
-            self._semantic = embed_text(self.split, self.text, self.config.semantic, folder)
-        return self._semantic
-
-    def _semantic_tables(self) -> SemanticTables | None:
-        return self._get_semantic().tables if uses_semantics(self.config) else None
-
-    def _get_memory(self) -> Memory:
-        if self._memory is None:
-            params = self._best("pretrain")
-            self._memory = run_memory(self.config, self.encoder, params, self.split, self.workdir)
-        return self._memory
-
-
-def _evaluated(records: dict, results: Path) -> dict:
-    """What was evaluated, and the results of it: altered ones are computed again."""
-    return {"records": records, "results_sha256": wd.file_digest(results)}
-
-
-def _mixture(record: dict | None) -> Mixture | None:
-    return None if record is None else Mixture(*(record[field] for field in Mixture._fields))
+                run.announce(stage)
+                getattr(run, stage)()
+    return Run(folder, run.results)
 
 
 def _devices() -> str:
