@@ -35,6 +35,9 @@ STUDIES: dict[str, Study] = {
                 "random_member", "random neighbour for synthesizer", {"sra_cl.positive": "random"}
             ),
             Variant(
+                "learned_substitution", "learned substitution", {"sra_cl.substitution": "learned"}
+            ),
+            Variant(
                 "clusters", "K-means clusters for neighbours", {"semantic.neighbors": "cluster"}
             ),
             Variant(

@@ -1,10 +1,11 @@
-"""A study as pictures: bars with intervals against the reference, or a curve over what is varied; entropy by epoch."""
+"""A study as pictures: points with intervals against the reference, or a curve; entropy by epoch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from raserec_jax.report.plot_style import GRID, INK, style_axes
 from raserec_jax.report.tables import PROTOCOLS
@@ -17,53 +18,47 @@ def draw_study(summary: Mapping[str, Any]) -> Figure:
     if summary["axis"]:
         return _draw_curve(summary)
     variants = summary["variants"]
-    height = 1.3 + 0.42 * len(variants)
-    figure = Figure(figsize=(10, height), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10, 1.3 + 0.42 * len(variants)), dpi=150, layout="constrained")
     axes = figure.subplots(1, len(PROTOCOLS), sharey=True)
     for axis, protocol in zip(axes, PROTOCOLS, strict=True):
-        _draw_bars(axis, variants, protocol, summary["metric"])
+        _draw_points(axis, variants, protocol, summary["metric"])
         axis.set_title(f"test {summary['metric']}, {protocol}", fontsize=10)
     axes[0].set_yticks(range(len(variants)), [one["label"] for one in variants])
     axes[0].invert_yaxis()
-    figure.suptitle(
-        "whiskers: 95% interval of the difference to the first, over users", fontsize=8.5
+    words = (
+        "95% interval of the difference to the first, user by user; orange below it, green above"
     )
+    figure.suptitle(words, fontsize=8.5, color=INK)
     return figure
 
 
-def _draw_bars(
+def _draw_points(
     axis: Axes, variants: Sequence[Mapping[str, Any]], protocol: str, metric: str
 ) -> None:
     style_axes(axis)
     axis.grid(axis="y", visible=False)
     axis.grid(axis="x", color=GRID)
     before = variants[0]["test"][protocol][metric]["mean"]
+    axis.axvline(before, color=INK, linewidth=0.8, linestyle=":")
     for place, one in enumerate(variants):
-        mean = one["test"][protocol][metric]["mean"]
-        color = _REFERENCE
+        mean, color = one["test"][protocol][metric]["mean"], _REFERENCE
         if one["change"] is not None:
             change = one["change"][protocol][metric]
             color = _WORSE if change["high"] < 0 else _BETTER if change["low"] > 0 else _OTHER
-            ends = [[mean - before - change["low"]], [change["high"] - mean + before]]
-            ends = [[max(end[0], 0.0)] for end in ends]
-            axis.errorbar(mean, place, xerr=ends, color=INK, capsize=3, linewidth=1.1)
-        axis.barh(place, mean, 0.66, color=color)
-        far = (
-            mean
-            if one["change"] is None
-            else max(mean, before + one["change"][protocol][metric]["high"])
-        )
+            low, high = (before + change[end] for end in ("low", "high"))
+            axis.plot([low, high], [place, place], color=color, linewidth=2.2, alpha=0.6)
+        axis.plot([mean], [place], "o", color=color, markersize=7)
         axis.annotate(
             f"{mean:.4f}".removeprefix("0"),
-            (far, place),
-            xytext=(5, 0),
+            (mean, place),
+            xytext=(0, 6),
             textcoords="offset points",
-            va="center",
+            ha="center",
             fontsize=8,
             color=INK,
         )
-    axis.axvline(before, color=INK, linewidth=0.8, linestyle=":")
-    axis.margins(x=0.16)
+    axis.set_ylim(-0.7, len(variants) - 0.5)
+    axis.margins(x=0.08)
 
 
 def _draw_curve(summary: Mapping[str, Any]) -> Figure:
@@ -108,6 +103,7 @@ def draw_entropy(summary: Mapping[str, Any]) -> Figure | None:
     for label, values in curves:
         axis.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=label)
     axis.axhline(1.0, color=INK, linewidth=0.8, linestyle=":")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("epoch")
     axis.set_ylabel("entropy of the weights, share of uniform")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -128,7 +124,7 @@ def draw_new_items(summary: Mapping[str, Any]) -> Figure:
         axis.set_xticks(x, [f"{value:.0%}" for value in x])
         axis.set_xlabel("share of the new items that are back")
         axis.set_title(f"{kind} targets, test NDCG@20, unfiltered", fontsize=9.5)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.08 * axis.get_ylim()[1])
     axis.legend(frameon=False, fontsize=8.5)
     return figure
 
