@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 from collections.abc import Sequence
 
 import numpy as np
@@ -146,3 +147,14 @@ def _plain(name: str) -> str:
         c if c.isalnum() and c.isascii() else "_" for c in os.path.basename(name) or name
     )
     return kept[:40].strip("_") or "encoder"
+
+
+def share_vectors(folder: PathLike, other: PathLike) -> None:
+    """Copies the vectors that one folder of `pipeline.embed_text` has to another that has none yet."""
+    source, target = (pathlib.Path(one) / "vectors" for one in (folder, other))
+    if not source.is_dir() or target.exists():
+        return
+    building = target.with_name(".building-vectors")
+    shutil.rmtree(building, ignore_errors=True)  # of a call that was killed
+    shutil.copytree(source, building)
+    os.replace(building, target)

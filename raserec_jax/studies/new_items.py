@@ -28,6 +28,7 @@ from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.report.results import write_bytes_atomic, write_json_atomic
 from raserec_jax.semantic.neighbors import nearest_rows
 from raserec_jax.semantic.pipeline import embed_items
+from raserec_jax.semantic.vector_cache import share_vectors
 from raserec_jax.studies.study import STAGE_1
 from raserec_jax.training.pipeline import read_data, train
 from raserec_jax.training.pretraining import make_encoder, query_ranks
@@ -88,9 +89,12 @@ def run_new_items(
     known_log = log.select(~np.isin(log.item_ids, new))
     config = config.copy_and_resolve_references()
     config.seed = seed
+    ready = config.semantic.folder
+    config.semantic.folder = str(workdir / "semantic")
+    share_vectors(ready or config.semantic.folder, config.semantic.folder)
     trained = train(config, known_log, workdir / "encoder", item_text=item_text, stages=STAGE_1)
     vectors = embed_items(
-        split_log(log, config.data), item_text, config.semantic, workdir / "semantic"
+        split_log(log, config.data), item_text, config.semantic, config.semantic.folder
     )
     params = _trained_params(config, known_log, trained.workdir)
     found = []

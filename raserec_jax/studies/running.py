@@ -5,7 +5,6 @@
 What is finished is read, so a killed study goes on, and seeds or variants can be added to it later.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.storage import PathLike
 from raserec_jax.errors import ConfigError
 from raserec_jax.report.results import write_bytes_atomic, write_json_atomic
+from raserec_jax.semantic.vector_cache import share_vectors
 from raserec_jax.studies.outcome import Outcome, read_outcome, summarize
 from raserec_jax.studies.page import write_study_report
 from raserec_jax.studies.study import Study, Variant
@@ -69,7 +69,8 @@ def run_study(
             )
             one = configs[variant.name].copy_and_resolve_references()
             one.seed = seed
-            _share_vectors(one, config, workdir)
+            if uses_semantics(one):
+                share_vectors(config.semantic.folder or workdir / "semantic", one.semantic.folder)
             folder = workdir / variant.name / f"seed_{seed}"
             first = workdir / study.variants[0].name / f"seed_{seed}"
             train(
@@ -124,19 +125,6 @@ def quick(config: ConfigDict) -> ConfigDict:
         one[stage].stopping.epochs = min(one[stage].stopping.epochs, QUICK_EPOCHS)
     one.evaluation.bootstrap_samples = min(one.evaluation.bootstrap_samples, 500)
     return one
-
-
-def _share_vectors(one: ConfigDict, config: ConfigDict, workdir: Path) -> None:
-    """Vectors of texts that the study has embedded already are not computed again for another variant."""
-    if not uses_semantics(one):
-        return
-    source = Path(config.semantic.folder or workdir / "semantic") / "vectors"
-    target = Path(one.semantic.folder) / "vectors"
-    if source.is_dir() and not target.exists():
-        building = target.with_name(".building-vectors")
-        shutil.rmtree(building, ignore_errors=True)
-        shutil.copytree(source, building)
-        building.rename(target)
 
 
 def _write(workdir: Path, study: Study, summary: Mapping[str, Any]) -> None:
