@@ -1,5 +1,9 @@
 """Every study of the catalogue fits the configurations that it is meant for."""
 
+import pathlib
+import subprocess
+import sys
+
 import pytest
 
 from raserec_jax import presets
@@ -7,6 +11,8 @@ from raserec_jax.errors import ConfigError
 from raserec_jax.studies.catalogue import STUDIES, find_study
 from raserec_jax.studies.running import quick, varied
 from raserec_jax.training.workdir import plain
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -53,3 +59,26 @@ def test_an_unknown_study_or_variant_is_refused():
 def test_quick_is_short():
     config = quick(presets.raserec("movielens_100k"))
     assert config.pretrain.stopping.epochs == config.finetune.stopping.epochs == 2
+
+
+def run_launcher(*arguments):
+    command = [sys.executable, "launch/study.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_command_tells_the_studies_and_refuses_in_one_sentence(tmp_path):
+    told = run_launcher("--list")
+    assert told.returncode == 0
+    assert all(f"{name}: " in told.stdout for name in [*STUDIES, "new_items"])
+    common = ("--config=configs/raserec.py:movielens_100k", f"--workdir={tmp_path / 'w'}")
+    for arguments, words in (
+        (("--study=memoryk",), "--study=memoryk: there is no such study; did you mean memory_k?"),
+        (("--study=memory_k", "--variants=no"), "--variants has no; use some of top_k_1,"),
+        (("--study=memory_k", "--seeds=1,1"), "--seeds=1,1 should be distinct integers"),
+        (("--study=new_items", "--seeds=0,1"), "--study=new_items takes one seed"),
+    ):
+        refused = run_launcher(*common, *arguments)
+        assert refused.returncode == 2
+        assert len(refused.stderr.splitlines()) == 1
+        assert words in refused.stderr
+    assert not (tmp_path / "w").exists()
