@@ -12,7 +12,7 @@ import numpy as np
 from raserec_jax.baselines import baseline_metrics
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.splits import Split
-from raserec_jax.evaluation.evaluator import seen_items
+from raserec_jax.evaluation.histories import seen_items
 from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.evaluation.top_items import top_items
 from raserec_jax.models.encoder import repeat_bias

@@ -15,7 +15,8 @@ from raserec_jax.data.known_sets import locate
 from raserec_jax.data.readers import read_interactions
 from raserec_jax.data.splits import leave_one_out
 from raserec_jax.errors import DataError
-from raserec_jax.evaluation.evaluator import evaluate_ranks, seen_items
+from raserec_jax.evaluation.evaluator import evaluate_ranks
+from raserec_jax.evaluation.histories import seen_items
 from tests.baselines.random_logs import random_split, slow_cosines, slow_shares, training_histories
 from tests.evaluation.dense_scores import sorted_ranks
 

@@ -7,7 +7,7 @@ import pytest
 
 from raserec_jax.baselines import queries as q
 from raserec_jax.encoding import evaluation_set
-from raserec_jax.evaluation.evaluator import seen_items
+from raserec_jax.evaluation.histories import seen_items
 from tests.baselines.random_logs import random_split, training_histories
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raserec_jax.evaluation import evaluator
+from raserec_jax.evaluation import evaluator, histories
 from raserec_jax.evaluation.metrics import metrics_from_ranks
 from raserec_jax.evaluation.ranking import Scores
 from tests.evaluation.dense_scores import dense_scores, sorted_ranks
@@ -19,27 +19,27 @@ def test_both_protocols():
 
 
 def test_seen_items_are_distinct_and_before_the_target():
-    seen = evaluator.seen_items(OFFSETS, ITEM_IDS, np.array([3, -1, 4]))
+    seen = histories.seen_items(OFFSETS, ITEM_IDS, np.array([3, -1, 4]))
     np.testing.assert_array_equal(seen, [[2, 5], [0, 0], [3, 8]])
     assert seen.dtype == np.int32
 
 
 def test_seen_items_of_some_users():
-    seen = evaluator.seen_items(OFFSETS, ITEM_IDS, np.array([5, 4]), np.array([2, 0]))
+    seen = histories.seen_items(OFFSETS, ITEM_IDS, np.array([5, 4]), np.array([2, 0]))
     np.testing.assert_array_equal(seen, [[2, 3, 8], [1, 2, 5]])
 
 
 def test_seen_items_of_nobody():
-    assert evaluator.seen_items(OFFSETS, ITEM_IDS, np.array([0, 0, -1])).tolist() == [[0]] * 3
+    assert histories.seen_items(OFFSETS, ITEM_IDS, np.array([0, 0, -1])).tolist() == [[0]] * 3
 
 
 def test_seen_items_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="end_positions has 2 entries for 3 users"):
-        evaluator.seen_items(OFFSETS, ITEM_IDS, np.array([1, 1]))
+        histories.seen_items(OFFSETS, ITEM_IDS, np.array([1, 1]))
     with pytest.raises(
         ValueError, match=r"end_positions\[1\]=6 is beyond the sequence of user 2; exp"
     ):
-        evaluator.seen_items(OFFSETS, ITEM_IDS, np.array([1, 6]), np.array([0, 2]))
+        histories.seen_items(OFFSETS, ITEM_IDS, np.array([1, 6]), np.array([0, 2]))
 
 
 def test_ranks_of_histories_of_very_different_lengths():
@@ -54,7 +54,7 @@ def test_ranks_of_histories_of_very_different_lengths():
     scores = Scores(query, sparse_ids, np.full((7, 3), 0.25, np.float32), 0.25)
     target_ids = item_ids[offsets[:-1] + lengths]
     found = evaluator.rank_histories(scores, item_table, target_ids, offsets, item_ids, lengths)
-    seen = evaluator.seen_items(offsets, item_ids, lengths)
+    seen = histories.seen_items(offsets, item_ids, lengths)
     expected = sorted_ranks(dense_scores(query, item_table, *scores[1:]), target_ids, seen)
     np.testing.assert_array_equal(np.stack(found), expected)
     assert (expected[0] > expected[1]).any()
