@@ -71,6 +71,7 @@ def test_core_requirements_are_few(setup_arguments):
         "numpy",
         "optax",
         "orbax-checkpoint",
+        "scipy",  # jax installs it in any case
         "scann",
         "tensorboardX",
         "tqdm",
