@@ -4,8 +4,8 @@
 
 DATASET is a known name and brings its settings; other data, with generic ones: --config.data.interactions=FILE.
 
-Amazon Beauty, test, HR@10 / NDCG@10, mean and deviation of seeds 0 to 2, bank train+valid (89 to 115 minutes of one core
-of a shared two-core CPU machine, most of it stage 1, without the control):
+Amazon Beauty, test, HR@10 / NDCG@10, mean and deviation of seeds 0 to 2, bank train+valid (89 to 115 minutes of one
+core of a shared two-core CPU machine, most of it stage 1, without the control):
 
     unfiltered   stage 1 .0830 ± .0028 / .0434 ± .0009, RaSeRec .0864 ± .0015 / .0466 ± .0006
                  (published: .0834 / .0431, .0863 / .0462)
