@@ -9,7 +9,7 @@ Test, unfiltered HR@10 / NDCG@10 (filtered about the same: the repeat bias), RaS
     Amazon Beauty    mean of seeds 0 to 2: stage 1 .0905 / .0558, control .0897 / .0555, RaSeRec .0924 / .0566, with
                      mixing .0951 / .0582, in 24 to 39 minutes of one core of a shared two-core CPU machine
     Amazon Sports    mean of seeds 0 to 2: stage 1 .0502 / .0300, control .0495 / .0294, RaSeRec .0520 / .0306,
-                     in 34 to 45 minutes of one core
+                     in 34 to 49 minutes of one core
     MovieLens-100K   seed 0: stage 1 .1835 / .0972, control .1824 / .0993, RaSeRec .1782 / .0930, in 4 minutes
                      of two nearly free cores
 

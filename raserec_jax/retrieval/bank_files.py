@@ -32,6 +32,11 @@ def manifest_bytes(manifest: dict) -> bytes:
 
 
 def read_manifest(folder: pathlib.Path) -> dict:
+    """The manifest of a bank's folder, checked against its own digest.
+
+    Raises:
+      CheckpointError: none there, unreadable, damaged or foreign.
+    """
     path = folder / "manifest.json"
     try:
         content = path.read_bytes()
@@ -74,6 +79,7 @@ def listed_segments(folder: pathlib.Path, repair: bool) -> list[dict]:
 
 
 def is_damaged(folder: pathlib.Path, segment: dict) -> bool:
+    """Whether a segment cannot be read as the manifest says; then one line tells that it is written again."""
     try:
         read_segment(folder, segment)
     except CheckpointError as error:
@@ -101,6 +107,7 @@ def file_entry(column: np.ndarray) -> dict:
 
 
 def write_segment(segments: pathlib.Path, name: str, columns: dict[str, np.ndarray]) -> None:
+    """Writes a folder of columns, each flushed, which gets its name by a rename once all of it is on disk."""
     unfinished = segments / f".unfinished-{name}"
     unfinished.mkdir()
     for column_name, column in columns.items():
@@ -115,6 +122,11 @@ def write_segment(segments: pathlib.Path, name: str, columns: dict[str, np.ndarr
 
 
 def read_segment(folder: pathlib.Path, segment: dict) -> dict[str, np.ndarray]:
+    """A segment's columns by name.
+
+    Raises:
+      CheckpointError: a file is missing, damaged, or not what the manifest says.
+    """
     if not _SEGMENT_NAME.fullmatch(segment["name"]):  # never out of the folder
         raise CheckpointError(
             f"{folder}/manifest.json: {segment['name']!r:.80} is not the name of a segment"
@@ -191,6 +203,7 @@ def read_npy(file: io.BufferedIOBase, size: int) -> np.ndarray:
 
 
 def make_folder(folder: pathlib.Path) -> None:
+    """Makes a folder and what is above it, each flushed into its parent."""
     if folder.is_dir():
         return
     make_folder(folder.parent)

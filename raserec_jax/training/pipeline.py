@@ -85,7 +85,8 @@ def train(
         wd.keep_log(folder, log, item_text)
         if pretrained is not None:
             taken = adopt_pretraining(folder, pretrained, config, log)
-            print(taken, end="\n" if taken else "", flush=True)
+            if taken:
+                print(taken, flush=True)
         return _train(config, log, item_text, folder, stages)
 
 
