@@ -68,6 +68,8 @@ FIELD_HELP = {
     "sra_cl.substitution_rate": "share of places that a view replaces",
     "sra_cl.negatives": "both views' (2N - 2, the authors' code) or positives (N - 1, the paper)",
     "sra_cl.anchors": "histories per step that are contrasted; 0 = all",
+    "sra_cl.item_start": "of the item table: random (published), or texts, the vectors of the items' texts",
+    "sra_cl.item_start_scale": "texts: standard deviation of the table's entries",
     "sra_cl.across_users": "views of one user are no negatives of each other; False as published",
     "memory.top_k": "memories per query",
     "memory.engine": "auto, exact or scann",
@@ -128,6 +130,8 @@ AS_BEFORE = {
     "semantic.neighbors": "nearest",
     "semantic.clusters": 256,
     "sra_cl.substitution": "random",
+    "sra_cl.item_start": "random",
+    "sra_cl.item_start_scale": 0.1,
     "semantic": json.loads(json.dumps(semantic_settings().to_dict())),
     "sra_cl": {
         "inter_weight": 0.0,
@@ -148,6 +152,8 @@ AS_BEFORE = {
         "across_users": False,
         "attention_dropout": 0.5,
         "slope": 0.2,
+        "item_start": "random",
+        "item_start_scale": 0.1,
     },
 }
 
@@ -233,6 +239,7 @@ _CHOICES = {
     "sra_cl.similarity": ("dot", "cos"),
     "sra_cl.negatives": ("both", "positives"),
     "sra_cl.substitution": ("random", "learned"),
+    "sra_cl.item_start": ("random", "texts"),
     "memory.engine": ("auto", "exact", "scann"),
     "memory.eligibility": ("own_earlier", "before", "all"),
     "memory.key_dtype": ("float32", "bfloat16"),
@@ -263,6 +270,7 @@ _RANGES = {
     "sra_cl.neighbors_per_step": (0, _ANY),
     "sra_cl.refresh_epochs": (0, _ANY),
     "sra_cl.substitution_rate": (0.0, 1.0),
+    "sra_cl.item_start_scale": (1e-6, _ANY),
     "sra_cl.temperature": (1e-6, _ANY),
     "sra_cl.anchors": (0, _ANY),
     "sra_cl.attention_dropout": _BELOW_ONE,

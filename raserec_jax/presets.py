@@ -190,11 +190,12 @@ def sra_cl_published(dataset: str = "") -> ConfigDict:
 
 
 def sra_cl(dataset: str = "") -> ConfigDict:
-    """SRA-CL as we would train it: whole histories, neighbours from a cache, one view against the main pass."""
+    """SRA-CL as we would train it: whole histories, neighbours from a cache, one view against the main pass; the item
+    table starts from the texts' vectors (ours, not the paper's), and repeats get a learned bias."""
     config = raserec(dataset)
     config.method = "sra_cl"
-    config.encoder.repeat_bias = False
     config.sra_cl.update(
+        item_start="texts",
         inter_weight=0.1,
         intra_weight=0.1,
         neighbors="cache",

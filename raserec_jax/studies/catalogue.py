@@ -12,6 +12,7 @@ NEW_ITEMS_QUESTION = (
 
 _FULL_TEXT = Variant("full", "full method", {})
 _NO_LOSSES = {"sra_cl.inter_weight": 0.0, "sra_cl.intra_weight": 0.0}
+_RANDOM_START = {"sra_cl.item_start": "random"}
 
 
 def _sra_cl(title: str, question: str, variants: tuple[Variant, ...], axis: str = "") -> Study:
@@ -28,7 +29,9 @@ STUDIES: dict[str, Study] = {
         "What does each part of SRA-CL add (the paper's Table 2)?",
         (
             _FULL_TEXT,
-            Variant("no_contrast", "without contrast and text", _NO_LOSSES),
+            Variant("no_contrast", "without contrastive losses", _NO_LOSSES),
+            Variant("random_start", "item table starts at random", _RANDOM_START),
+            Variant("no_text", "no text at all", _NO_LOSSES | _RANDOM_START),
             Variant("no_inter_user", "without inter-user loss", {"sra_cl.inter_weight": 0.0}),
             Variant("no_intra_user", "without intra-user loss", {"sra_cl.intra_weight": 0.0}),
             Variant(

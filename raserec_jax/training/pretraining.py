@@ -21,10 +21,11 @@ from raserec_jax.models.backbones import Encoder, make_backbone
 from raserec_jax.models.encoder import repeat_bias
 from raserec_jax.semantic.tables import SemanticTables
 from raserec_jax.training.contrast import ContrastSettings, Term, same_target_term
+from raserec_jax.training.item_start import start_from_texts
 from raserec_jax.training.loop import FitResult, FitSettings, fit
 from raserec_jax.training.objectives import Task, pretrain_task
 from raserec_jax.training.optimizer import make_optimizer
-from raserec_jax.training.semantic_stage import make_semantic_term, uses_semantics
+from raserec_jax.training.semantic_stage import contrasts_semantics, make_semantic_term
 
 
 class Tools(NamedTuple):
@@ -88,7 +89,7 @@ def make_terms(
         rows = rows_needed(lengths, anchors, feed.row_len, config.seed)
         index = same_target_index(examples)
         terms.append(same_target_term(contrast, index, examples.user_ids, rows))
-    if uses_semantics(config):
+    if contrasts_semantics(config):
         if semantic is None:
             raise ConfigError(
                 "sra_cl.inter_weight and sra_cl.intra_weight need semantic tables; set both to 0 or train with the "
@@ -162,8 +163,7 @@ def run_pretraining(
     task = make_pretrain_task(config, encoder, split, semantic)
     key = jax.random.fold_in(jax.random.key(config.seed), {"pretrain": 1, "control": 3}[stage])
     if init_params is None:
-        ids = jnp.ones((1, 2), jnp.int32)
-        init_params = jax.jit(encoder.init)(jax.random.fold_in(key, 7), ids)["params"]
+        init_params = _fresh_params(config, encoder, semantic, jax.random.fold_in(key, 7))
     of_terms = task.init(jax.random.fold_in(key, 8))
     epochs = settings.epochs if epochs is None else epochs
     optimizer = make_optimizer(
@@ -192,3 +192,17 @@ def run_pretraining(
             name: value for name, value in params.items() if name not in of_terms
         },
     )
+
+
+def _fresh_params(config, encoder: Encoder, semantic: SemanticTables | None, key) -> dict:
+    """Where stage 1 starts, as `config.sra_cl.item_start` describes it."""
+    params = jax.jit(encoder.init)(key, jnp.ones((1, 2), jnp.int32))["params"]
+    if config.sra_cl.item_start == "random":
+        return params
+    if semantic is None:
+        raise ConfigError(
+            "sra_cl.item_start=texts needs semantic tables; train with the stage semantic, which makes them, or use "
+            "sra_cl.item_start=random"
+        )
+    scale = config.sra_cl.item_start_scale
+    return params | {"item_table": start_from_texts(params["item_table"], semantic.item_vectors, scale)}

@@ -19,6 +19,11 @@ from raserec_jax.training.semantic_contrast import (
 
 
 def uses_semantics(config) -> bool:
+    """Whether stage 1 reads semantic tables: for SRA-CL's losses, or as the start of the item table."""
+    return contrasts_semantics(config) or config.sra_cl.item_start == "texts"
+
+
+def contrasts_semantics(config) -> bool:
     """Whether stage 1 has SRA-CL's losses."""
     return config.sra_cl.inter_weight > 0 or config.sra_cl.intra_weight > 0
 
