@@ -79,6 +79,9 @@ def raserec_published(dataset: str = "") -> ConfigDict:
                 "loss": {
                     "next_item": "full",
                     "num_negatives": 1024,
+                    "negatives": "uniform",
+                    "calibration": 0.75,
+                    "item_updates": "all",
                     "include_padding_class": True,
                     "chunk_items": 0,
                 },
@@ -201,8 +204,8 @@ def sra_cl(dataset: str = "") -> ConfigDict:
         neighbors="cache",
         views=1,
         similarity="cos",
-        temperature=0.2,
-        anchors=128,
+        temperature=0.07,
+        anchors=0,
         across_users=True,
     )
     config.semantic.encoder = "minilm"

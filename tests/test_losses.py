@@ -7,12 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from raserec_jax.losses import (
-    default_chunk_items,
-    info_nce,
-    next_item_loss,
-    sampled_softmax_loss,
-)
+from raserec_jax.losses import default_chunk_items, info_nce, next_item_loss
 from tests.golden_files import read_golden
 from tests.quick_jit import quick_jit
 
@@ -119,50 +114,6 @@ def test_chunk_items_must_not_be_negative():
 def test_default_chunks_are_of_a_sensible_size(batch):
     assert 128 <= default_chunk_items(batch) <= 8192
     assert default_chunk_items(batch) % 64 == 0
-
-
-def test_sampled_loss_over_all_items_is_the_full_loss():
-    query, table, targets, weights = random_case()
-    everything = jnp.asarray(np.random.default_rng(1).permutation(ROWS - 1) + 1)
-    found = quick_jit(jax.value_and_grad(sampled_softmax_loss, argnums=(0, 1)))(
-        query, table, targets, everything, weights
-    )
-    assert_equals_reference((query, table, targets, weights), 1, found)
-
-
-def test_sampled_normaliser_is_right_on_average():
-    query, table, targets, _ = random_case()
-    query, targets = query[:1], targets[:1]
-    draws, negatives = 20_000, 3
-    ids = np.random.default_rng(2).integers(1, ROWS, (draws, negatives)).astype(np.int32)
-    one = quick_jit(jax.vmap(lambda ids: sampled_softmax_loss(query, table, targets, ids)))
-    # exp(loss) is the normaliser over the target's share, and the latter is no estimate.
-    only_hits = (ids == int(targets[0])).all(axis=1)
-    estimates = np.exp(np.asarray(one(ids), np.float64))[~only_hits]
-    expected = np.exp(reference(query, table, targets, np.ones(1), 1)[0])
-    error = estimates.std() / math.sqrt(len(estimates))
-    assert error < 0.02 * expected
-    assert abs(estimates.mean() - expected) < 4 * error
-
-
-def test_negatives_that_are_the_target_do_not_count():
-    query, table, targets, _ = random_case()
-    query, targets = query[:2], targets[:2]
-    hits = jnp.array([4, 4, 4], jnp.int32)
-
-    @quick_jit
-    def losses(ids):
-        return [sampled_softmax_loss(query, table, targets, ids, w) for w in jnp.eye(2)]
-
-    # Row 0 has target 4: nothing is left to compare with. For row 1 (target 9) item 4 stands for 21.
-    logits = np.asarray(query, np.float64) @ np.asarray(table, np.float64).T
-    gap = logits[1, 4] - logits[1, 9]
-    expected = [0.0, math.log1p(21 * math.exp(gap))]
-    np.testing.assert_allclose(losses(hits), expected, rtol=1e-5, atol=1e-6)
-    # The one negative of row 0 that is no hit stands for all 21 other items.
-    gap = logits[0, 11] - logits[0, 4]
-    mixed = losses(jnp.array([4, 11, 4], jnp.int32))
-    assert float(mixed[0]) == pytest.approx(math.log1p(21 * math.exp(gap)), rel=1e-5)
 
 
 def naive_info_nce(first, second, temperature, similarity, owners=None):

@@ -23,6 +23,7 @@ from raserec_jax.training.optimizer import SkipState
 from raserec_jax.training.saving import Saver, host_copy
 from raserec_jax.training.signals import StopFlag
 from raserec_jax.training.state import TrainState, create_state
+from raserec_jax.training.touched_rows import TABLE, apply_row_updates, gather_rows
 from raserec_jax.training.workdir import differences
 
 
@@ -66,11 +67,22 @@ def make_run_steps(task: Task, optimizer: optax.GradientTransformation) -> Calla
     def run_steps(state, constants, order, first, count, key, most):
         def one(i, carry):
             state, losses, sums = carry
-            (loss, metrics), grads = jax.value_and_grad(task.loss, has_aux=True)(
-                state.params, constants, order, first + i, jax.random.fold_in(key, state.step)
-            )
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
-            params = optax.apply_updates(state.params, updates)
+            at = (constants, order, first + i, jax.random.fold_in(key, state.step))
+            gradients = jax.value_and_grad(task.loss, has_aux=True)
+            if task.touched is None:
+                (loss, metrics), grads = gradients(state.params, *at)
+                updates, opt_state = optimizer.update(
+                    grads, state.opt_state, state.params, value=loss
+                )
+                params = optax.apply_updates(state.params, updates)
+            else:
+                rows = task.touched(*at)
+                small = state.params | {TABLE: gather_rows(state.params[TABLE], rows)}
+                (loss, metrics), grads = gradients(small, *at, rows=rows)
+                updates, opt_state = optimizer.update(
+                    grads, state.opt_state, small, value=loss, rows=rows
+                )
+                params = apply_row_updates(state.params, updates, rows)
             if isinstance(opt_state, SkipState):
                 metrics = {
                     name: jnp.where(jnp.isfinite(loss), value, 0) for name, value in metrics.items()

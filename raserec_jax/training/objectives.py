@@ -9,14 +9,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from raserec_jax.batching.feeds import TrainingFeed, epoch_order, training_batch
-from raserec_jax.batching.sampling import draw_negatives
 from raserec_jax.errors import ConfigError
-from raserec_jax.losses import next_item_loss, sampled_softmax_loss
+from raserec_jax.losses import next_item_loss, sampled_loss
 from raserec_jax.models.backbones import Encoder
 from raserec_jax.training.contrast import Pass, Term, encode_passes
+from raserec_jax.training.negatives import NEGATIVES, draw, negative_source
 from raserec_jax.training.past_items import batch_past
+from raserec_jax.training.touched_rows import places_of, touched_rows
+
+NEXT_ITEM_LOSSES = ("full", "sampled", "bce", "gbce")
+ITEM_UPDATES = ("all", "touched")
 
 
 class Task(NamedTuple):
@@ -30,6 +35,8 @@ class Task(NamedTuple):
       vectors of other histories; None = nothing does. Called before an epoch, outside the step.
     refresh_epochs: epochs from one refresh to the next; 0 = only before the first.
     init: key -> parameters that this objective trains beside the model's; {} = none.
+    touched: (constants, order, step_in_epoch, key) -> the rows of the item table that the step reads
+      (`touched_rows.touched_rows`); `loss` then takes a table of these rows, and `rows=`. None = all are read.
     """
 
     constants: Any
@@ -39,6 +46,7 @@ class Task(NamedTuple):
     refresh: Callable | None = None
     refresh_epochs: int = 1
     init: Callable = lambda key: {}
+    touched: Callable | None = None
 
 
 def pretrain_task(
@@ -50,6 +58,9 @@ def pretrain_task(
     num_negatives: int,
     include_padding_class: bool,
     chunk_items: int,
+    negatives: str = "uniform",
+    calibration: float = 0.75,
+    item_updates: str = "all",
     refresh_epochs: int = 1,
 ) -> Task:
     """Stage 1: next-item cross-entropy plus contrastive terms (RaSeRec 2.2, SRA-CL eq. 12).
@@ -58,21 +69,32 @@ def pretrain_task(
 
     Args:
       terms: none, one or several of `contrast.same_target_term` and `semantic_contrast.semantic_term`.
-      next_item: "full" or "sampled" softmax; the latter with `num_negatives` shared uniform negatives.
+      next_item: "full" softmax; or "sampled" softmax, "bce" or "gbce" (`losses.sampled_loss`) with shared negatives.
+      num_negatives, negatives: how many are drawn and how (`negatives.draw`).
+      calibration: of "gbce".
       include_padding_class, chunk_items: as in `next_item_loss`.
+      item_updates: "all" rows of the item table at every step, or the "touched" ones only (`touched_rows`).
       refresh_epochs: how often terms that ask for it are refreshed, as in `Task`.
 
     Raises:
-      ConfigError: unknown loss.
+      ConfigError: an unknown choice, or choices that exclude each other.
     """
-    if next_item not in ("full", "sampled"):
-        raise ConfigError(f"loss.next_item={next_item!r} is unknown; use 'full' or 'sampled'")
-    if encoder.repeat_bias and next_item != "full":
-        raise ConfigError(
-            "encoder.repeat_bias is learned with loss.next_item='full' only; use that or switch it off"
+    _check_choices(encoder, terms, next_item, negatives, item_updates)
+
+    def draws(constants, order, step_in_epoch, key):
+        """The step's batch and its negatives with their log_q, as far as the loss has any."""
+        arrays, source = constants[0], constants[2]
+        batch = training_batch(feed._replace(arrays=arrays), order, step_in_epoch)
+        if next_item == "full":
+            return batch, None, None
+        negative_key = jax.random.split(key, 4)[3]
+        return (
+            batch,
+            *draw(source, negatives, num_negatives, encoder.num_items, batch, negative_key),
         )
 
-    def next_item_term(query, params, batch, key):
+    def next_item_term(query, params, batch, drawn, target_log_q):
+        past = batch_past(query, params, batch)
         if next_item == "full":
             return next_item_loss(
                 query,
@@ -81,24 +103,44 @@ def pretrain_task(
                 batch.weights,
                 include_padding_class=include_padding_class,
                 chunk_items=chunk_items,
-                past=batch_past(query, params, batch),
+                past=past,
             )
-        negatives = draw_negatives(key, num_negatives, encoder.num_items)
-        return sampled_softmax_loss(
-            query, params["item_table"], batch.target_ids, negatives, batch.weights
+        return sampled_loss(
+            query,
+            params["item_table"],
+            batch.target_ids,
+            drawn,
+            batch.weights,
+            kind="softmax" if next_item == "sampled" else next_item,
+            target_log_q=target_log_q,
+            num_items=encoder.num_items,
+            calibration=calibration,
+            past=past,
         )
 
-    def loss(params, constants, order, step_in_epoch, key):
-        arrays, of_terms = constants
+    def touched(constants, order, step_in_epoch, key):
+        batch, negative, _ = draws(constants, order, step_in_epoch, key)
+        return touched_rows(
+            batch.item_ids, batch.target_ids, negative.ids, num_items=encoder.num_items
+        )
+
+    def loss(params, constants, order, step_in_epoch, key, rows=None):
+        arrays, of_terms, _ = constants
         device_feed = feed._replace(arrays=arrays)
-        batch = training_batch(device_feed, order, step_in_epoch)
-        dropout_key, _, _, negative_key = jax.random.split(key, 4)
+        batch, negative, target_log_q = draws(constants, order, step_in_epoch, key)
+        if rows is not None:
+            batch = batch._replace(
+                item_ids=places_of(rows, batch.item_ids),
+                target_ids=places_of(rows, batch.target_ids),
+            )
+            negative = negative._replace(ids=places_of(rows, negative.ids))
+        dropout_key = jax.random.split(key, 4)[0]
         passes, drawn, counts = [Pass(batch, batch.read_rows, batch.read_columns)], [], []
         for term, own in zip(terms, of_terms, strict=True):
             more, known = term.views(params, own, device_feed, batch, key)
             passes, drawn, counts = passes + more, [*drawn, known], [*counts, len(more)]
         main, *views = encode_passes(encoder, params, passes, dropout_key)
-        total = next_item_term(main, params, batch, negative_key)
+        total = next_item_term(main, params, batch, negative, target_log_q)
         metrics = {"next_item_loss": total}
         for term, own, known, count in zip(terms, of_terms, drawn, counts, strict=True):
             value, told = term.losses(params, own, known, main, views[:count], key)
@@ -106,12 +148,12 @@ def pretrain_task(
         return total, metrics
 
     def refresh(params, constants):
-        arrays, of_terms = constants
+        arrays, of_terms, source = constants
         fresh = (
             own if term.refresh is None else term.refresh(params, own)
             for term, own in zip(terms, of_terms, strict=True)
         )
-        return arrays, tuple(fresh)
+        return arrays, tuple(fresh), source
 
     def init(key):
         found: dict = {}
@@ -119,7 +161,10 @@ def pretrain_task(
             found |= term.init(jax.random.fold_in(key, i))
         return found
 
-    constants = feed.arrays, tuple(term.constants for term in terms)
+    source = None
+    if next_item != "full":
+        source = negative_source(np.asarray(feed.arrays.target_ids), encoder.num_items)
+    constants = feed.arrays, tuple(term.constants for term in terms), source
     return Task(
         jax.tree.map(jnp.asarray, constants),
         feed.steps_per_epoch,
@@ -128,4 +173,29 @@ def pretrain_task(
         refresh if any(term.refresh is not None for term in terms) else None,
         refresh_epochs,
         init,
+        touched if item_updates == "touched" else None,
     )
+
+
+def _check_choices(encoder: Encoder, terms, next_item, negatives, item_updates) -> None:
+    for name, value, allowed in (
+        ("next_item", next_item, NEXT_ITEM_LOSSES),
+        ("negatives", negatives, NEGATIVES),
+        ("item_updates", item_updates, ITEM_UPDATES),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"loss.{name}={value!r} is unknown; use one of {', '.join(allowed)}")
+    if encoder.repeat_bias and next_item not in ("full", "sampled"):
+        raise ConfigError(
+            f"encoder.repeat_bias is learned by a softmax; use loss.next_item=full or sampled, not {next_item}, or "
+            "switch it off"
+        )
+    if item_updates == "touched" and next_item == "full":
+        raise ConfigError(
+            "loss.item_updates=touched needs a sampled loss: the full softmax touches every row"
+        )
+    if item_updates == "touched" and terms:
+        raise ConfigError(
+            "loss.item_updates=touched does not go with contrastive terms, whose views read further rows; use "
+            "loss.item_updates=all"
+        )

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Bool, Int
 
 from raserec_jax.errors import ConfigError
+from raserec_jax.training.touched_rows import scale_by_lazy_adam
 
 SCHEDULES = ("constant", "cosine", "linear")
 
@@ -45,6 +46,7 @@ def make_optimizer(
     b1: float,
     b2: float,
     skip_nonfinite: int = 0,
+    lazy: bool = False,
 ) -> optax.GradientTransformation:
     """Adam with what is switched on around it.
 
@@ -55,12 +57,21 @@ def make_optimizer(
       clip_norm: global gradient norm; 0 = no clipping.
       b1, b2: Adam's decay rates.
       skip_nonfinite: most steps in a row that are skipped because they are not finite; 0 = none is skipped.
+      lazy: updates take `rows=` and the item table's gradients for these rows only (`touched_rows`).
+
+    Raises:
+      ConfigError: unknown schedule, or `lazy` with `skip_nonfinite`.
     """
+    if lazy and skip_nonfinite > 0:
+        raise ConfigError(
+            "optimizer.skip_nonfinite looks at the whole item table at every step; with "
+            "pretrain.loss.item_updates=touched it must be 0"
+        )
     rate = learning_rate_schedule(
         learning_rate, schedule=schedule, warmup_steps=warmup_steps, total_steps=total_steps
     )
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
-    parts.append(optax.scale_by_adam(b1=b1, b2=b2))
+    parts.append((scale_by_lazy_adam if lazy else optax.scale_by_adam)(b1=b1, b2=b2))
     if weight_decay > 0:
         parts.append(optax.add_decayed_weights(weight_decay, mask=_matrices))
     chain = optax.chain(*parts, optax.scale_by_learning_rate(rate))

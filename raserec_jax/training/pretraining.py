@@ -167,7 +167,9 @@ def run_pretraining(
     of_terms = task.init(jax.random.fold_in(key, 8))
     epochs = settings.epochs if epochs is None else epochs
     optimizer = make_optimizer(
-        total_steps=epochs * task.steps_per_epoch, **config.pretrain.optimizer
+        total_steps=epochs * task.steps_per_epoch,
+        lazy=task.touched is not None,
+        **config.pretrain.optimizer,
     )
     return fit(
         task,
@@ -205,4 +207,6 @@ def _fresh_params(config, encoder: Encoder, semantic: SemanticTables | None, key
             "sra_cl.item_start=random"
         )
     scale = config.sra_cl.item_start_scale
-    return params | {"item_table": start_from_texts(params["item_table"], semantic.item_vectors, scale)}
+    return params | {
+        "item_table": start_from_texts(params["item_table"], semantic.item_vectors, scale)
+    }

@@ -277,7 +277,7 @@ def test_anchors_are_drawn_anew_and_weights_weigh(small):
     ("mode", "loss", "message"),
     [
         ("all", {}, "contrast.mode='all' is unknown; use .*'us_x'"),
-        ("un", {"next_item": "some"}, "loss.next_item='some' is unknown; use 'full' or 'sampled'"),
+        ("un", {"next_item": "some"}, "loss.next_item='some' is unknown; use one of full"),
     ],
 )
 def test_unknown_objectives_are_refused(small, mode, loss, message):
