@@ -71,6 +71,7 @@ FIELD_HELP = {
     "sra_cl.substitution_rate": "share of places that a view replaces",
     "sra_cl.negatives": "both views' (2N - 2, the authors' code) or positives (N - 1, the paper)",
     "sra_cl.anchors": "histories per step that are contrasted; 0 = all",
+    "sra_cl.vectors": "of histories: frozen (published), or adapted: a trained linear map, which chooses neighbours",
     "sra_cl.item_start": "of the item table: random (published), or texts, the vectors of the items' texts",
     "sra_cl.item_start_scale": "texts: standard deviation of the table's entries",
     "sra_cl.across_users": "views of one user are no negatives of each other; False as published",
@@ -137,6 +138,7 @@ AS_BEFORE = {
     "semantic.clusters": 256,
     "sra_cl.substitution": "random",
     "sra_cl.item_start": "random",
+    "sra_cl.vectors": "frozen",
     "sra_cl.item_start_scale": 0.1,
     "semantic": json.loads(json.dumps(semantic_settings().to_dict())),
     "sra_cl": {
@@ -158,6 +160,7 @@ AS_BEFORE = {
         "across_users": False,
         "attention_dropout": 0.5,
         "slope": 0.2,
+        "vectors": "frozen",
         "item_start": "random",
         "item_start_scale": 0.1,
     },
@@ -215,6 +218,10 @@ def check_config(config: ConfigDict) -> None:
         raise ConfigError(
             _wrong(config, "encoder.align", "'left', or pretrain.batching.mode=prefix beside it")
         )
+    if config.sra_cl.vectors == "adapted" and config.sra_cl.positive != "synthesized":
+        raise ConfigError(
+            _wrong(config, "sra_cl.vectors", "'frozen', or sra_cl.positive=synthesized beside it")
+        )
     row_len = config.pretrain.batching.row_len
     if 0 < row_len < config.encoder.max_len:
         raise ConfigError(
@@ -248,6 +255,7 @@ _CHOICES = {
     "sra_cl.negatives": ("both", "positives"),
     "sra_cl.substitution": ("random", "learned"),
     "sra_cl.item_start": ("random", "texts"),
+    "sra_cl.vectors": ("frozen", "adapted"),
     "memory.engine": ("auto", "exact", "scann"),
     "memory.eligibility": ("own_earlier", "before", "all"),
     "memory.key_dtype": ("float32", "bfloat16"),

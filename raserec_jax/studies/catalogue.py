@@ -86,6 +86,19 @@ STUDIES: dict[str, Study] = {
             Variant("recent", "latest items weigh more", {"semantic.history_decay": 0.8}),
         ),
     ),
+    "sra_cl_vectors": _sra_cl(
+        "SRA-CL: frozen or adapted vectors",
+        "Do vectors that are adapted in training find better neighbours?",
+        (
+            Variant("frozen", "frozen", {}),
+            Variant("adapted", "adapted, k of k", {"sra_cl.vectors": "adapted"}),
+            Variant(
+                "adapted_choice",
+                "adapted, k of 50 candidates",
+                {"sra_cl.vectors": "adapted", "semantic.top_k": 50},
+            ),
+        ),
+    ),
     "sra_cl_pool": _sra_cl(
         "SRA-CL: who may be a neighbour",
         "What did the published pool add, which holds the users' own and held-out histories?",

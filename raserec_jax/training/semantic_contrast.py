@@ -18,6 +18,12 @@ from raserec_jax.batching.feeds import Batch, TrainingFeed, example_batch
 from raserec_jax.batching.substitution import replaced_places, substitute_items
 from raserec_jax.losses import info_nce
 from raserec_jax.models.synthesizer import ItemMixer, PositiveSynthesizer
+from raserec_jax.training.adapted_vectors import (
+    ADAPTER,
+    adapt,
+    fresh_adapter,
+    nearest_candidates,
+)
 from raserec_jax.training.contrast import Pass, Term, draw_anchors
 
 SYNTHESIZER, MIXER = "synthesizer", "item_mixer"
@@ -42,6 +48,7 @@ class SemanticSettings(NamedTuple):
     anchors: histories per step that are contrasted, drawn uniformly; 0 = all of the batch.
     across_users: views of one user are no negatives of each other; False = published.
     attention_dropout, slope: of the synthesizer.
+    vectors: "frozen" (paper), or "adapted" by a trained linear map (`adapted_vectors`).
     """
 
     inter_weight: float = 0.1
@@ -61,6 +68,7 @@ class SemanticSettings(NamedTuple):
     across_users: bool = False
     attention_dropout: float = 0.5
     slope: float = 0.2
+    vectors: str = "frozen"
 
 
 class SemanticConstants(NamedTuple):
@@ -73,6 +81,7 @@ class SemanticConstants(NamedTuple):
     pool_windows: (starts, lengths), [pool] int32 each, of the pool's histories in the flat item array.
     hidden_cache: [pool, dim] float32 vectors of the pool by an earlier encoder ("cache"), else None.
     item_vectors: [V + 1, width] of the items' texts, for learned substitution; else None.
+    candidate_ids: [examples, candidates] what adapted vectors choose `neighbor_history_ids` from; else None.
     """
 
     neighbor_item_ids: Array
@@ -82,6 +91,7 @@ class SemanticConstants(NamedTuple):
     pool_windows: tuple[Array, Array]
     hidden_cache: Array | None = None
     item_vectors: Array | None = None
+    candidate_ids: Array | None = None
 
 
 class _Drawn(NamedTuple):
@@ -117,6 +127,12 @@ def semantic_term(
     """
     _check(settings, encode_pool, constants.item_vectors)
     cached = settings.neighbors == "cache" and settings.inter_weight > 0
+    adapted = settings.vectors == "adapted" and settings.inter_weight > 0
+    if adapted:
+        found = constants.neighbor_history_ids
+        constants = constants._replace(
+            candidate_ids=found, neighbor_history_ids=found[:, : settings.k]
+        )
     if cached:
         pool = constants.history_vectors.shape[0]
         constants = constants._replace(hidden_cache=jnp.zeros((pool, dim)))
@@ -208,6 +224,8 @@ def semantic_term(
                 key, jnp.zeros((1, width)), jnp.zeros((1, 1, width)), jnp.zeros((1, 1, dim))
             )
             found[SYNTHESIZER] = variables["params"]
+            if adapted:
+                found[ADAPTER] = fresh_adapter(width)
         if settings.intra_weight > 0 and settings.substitution == "learned":
             place = jnp.zeros((1, 1), jnp.int32)
             variables = mixer.init(
@@ -221,9 +239,16 @@ def semantic_term(
         return found
 
     def refresh(params, constants: SemanticConstants) -> SemanticConstants:
-        return constants._replace(hidden_cache=encode_pool(params))
+        if cached:
+            constants = constants._replace(hidden_cache=encode_pool(params))
+        if adapted:
+            chosen = nearest_candidates(
+                params[ADAPTER], constants.history_vectors, constants.candidate_ids, k=settings.k
+            )
+            constants = constants._replace(neighbor_history_ids=chosen)
+        return constants
 
-    return Term(constants, views, losses, init, refresh if cached else None)
+    return Term(constants, views, losses, init, refresh if cached or adapted else None)
 
 
 def _pool_feed(feed: TrainingFeed, constants: SemanticConstants) -> TrainingFeed:
@@ -259,10 +284,13 @@ def _positives(settings, synthesizer, params, constants, drawn: _Drawn, of_neigh
     if settings.positive == "random":
         return of_neighbors[:, 0], mask.astype(jnp.float32)
     vectors = constants.history_vectors
+    own, of_texts = vectors[drawn.example_ids], vectors[jnp.maximum(drawn.neighbor_ids, 0)]
+    if settings.vectors == "adapted":
+        own, of_texts = (adapt(params[ADAPTER], some) for some in (own, of_texts))
     return synthesizer.apply(
         {"params": params[SYNTHESIZER]},
-        vectors[drawn.example_ids],
-        vectors[jnp.maximum(drawn.neighbor_ids, 0)],
+        own,
+        of_texts,
         of_neighbors,
         mask,
         deterministic=False,
@@ -290,10 +318,15 @@ def _check(settings: SemanticSettings, encode_pool, item_vectors) -> None:
         ("substitution", ("random", "learned")),
         ("similarity", ("dot", "cos")),
         ("negatives", ("both", "positives")),
+        ("vectors", ("frozen", "adapted")),
     ):
         if getattr(settings, name) not in allowed:
             raise ValueError(f"sra_cl.{name}={getattr(settings, name)!r} is unknown; use {allowed}")
     if settings.substitution == "learned" and settings.intra_weight > 0 and item_vectors is None:
         raise ValueError("sra_cl.substitution='learned' needs vectors of items")
+    if settings.vectors == "adapted" and settings.positive != "synthesized":
+        raise ValueError(
+            "sra_cl.vectors='adapted' trains through the synthesizer; use positive='synthesized'"
+        )
     if settings.neighbors == "cache" and settings.inter_weight > 0 and encode_pool is None:
         raise ValueError("sra_cl.neighbors='cache' needs encode_pool, which makes the vectors")

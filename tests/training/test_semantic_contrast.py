@@ -9,6 +9,7 @@ from raserec_jax.batching.feeds import FeedArrays, TrainingFeed, packed_feed, pr
 from raserec_jax.batching.windows import prefix_windows, training_examples
 from raserec_jax.losses import info_nce
 from raserec_jax.models.encoder import SequenceEncoder
+from raserec_jax.training.adapted_vectors import ADAPTER
 from raserec_jax.training.objectives import pretrain_task
 from raserec_jax.training.semantic_contrast import (
     MIXER,
@@ -268,6 +269,22 @@ def test_some_neighbours_are_drawn_anew_each_step(small, choice):
     _, metrics, _, params = run(small, settings)
     assert (SYNTHESIZER in params) == ("positive" not in choice)
     assert metrics["neighbor_share"] > 0.5
+
+
+def test_adapted_vectors(small):
+    """The identity changes nothing; the map learns; what it makes nearest is contrasted."""
+    frozen = PLAIN._replace(intra_weight=0.0, k=4)
+    adapted = frozen._replace(vectors="adapted")
+    first, same = run(small, frozen), run(small, adapted)
+    kernel = same[3][ADAPTER]["kernel"]
+    np.testing.assert_array_equal(kernel, np.eye(5))
+    # All four candidates are neighbours, in another order: the mixture is the same.
+    assert same[1]["inter_user_loss"] == pytest.approx(first[1]["inter_user_loss"], rel=1e-5)
+    assert np.abs(same[2][ADAPTER]["kernel"]).max() > 0
+    fewer = run(small, adapted._replace(k=2))[1]
+    assert fewer["inter_user_loss"] != pytest.approx(first[1]["inter_user_loss"], rel=1e-6)
+    with pytest.raises(ValueError, match="use positive='synthesized'"):
+        run(small, adapted._replace(positive="random"))
 
 
 def test_histories_without_neighbours_take_no_part(small):
