@@ -67,7 +67,13 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 
 def config_flag() -> flags.FlagHolder:
-    """Defines --config, required, with its dotted overrides; its value is a locked ConfigDict."""
+    """Defines --config, required, with its dotted overrides; its value is a locked ConfigDict. Also defines
+    --compilation_cache, as whoever takes a configuration compiles."""
+    flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "folder that keeps compiled programs for later runs; only you should be able to write there: what is in it is run",
+    )
     require("config", "--config=configs/raserec.py:movielens_100k")
     words = "configuration: METHOD.py[:DATASET]; then --config.GROUP.NAME=VALUE changes one value"
     try:
@@ -121,8 +127,35 @@ def validate_config(config: ConfigDict) -> None:
     importlib.import_module("raserec_jax.presets").check_config(config)
 
 
+def _keep_compiled() -> None:
+    """Hands --compilation_cache to JAX, which reads these variables when it is first imported.
+
+    Raises:
+      ConfigError: the folder is not there and cannot be made, or others can write into it.
+    """
+    folder = FLAGS["compilation_cache"].value if "compilation_cache" in FLAGS else None
+    if folder is None:
+        return
+    path = os.path.abspath(folder)
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        open_to_others = os.stat(path).st_mode & 0o022
+    except OSError as error:
+        raise ConfigError(
+            f"--compilation_cache={folder}: {error.strerror}; give a folder that can be written"
+        ) from None
+    if open_to_others:
+        raise ConfigError(
+            f"--compilation_cache={folder} can be written by others, and what is in it is run; chmod 700 it, or give "
+            "another folder"
+        )
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = path
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
 def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     try:
+        _keep_compiled()
         return main(argv) or EXIT_DONE
     except (app.UsageError, DataError, ConfigError, CheckpointError) as error:
         return _complain(error, EXIT_USER)

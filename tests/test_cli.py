@@ -319,3 +319,47 @@ def test_a_stop_waits_for_no_computation(folder):
         check=False,
     )
     assert (done.returncode, done.stderr) == (4, "interrupted: stopped\n")
+
+
+COMPILING = """
+from raserec_jax import cli
+
+cli.config_flag()
+
+def main(argv):
+    import jax, jax.numpy as jnp
+    from jax._src import monitoring
+    hits = []
+    monitoring.register_event_listener(lambda name, **_: hits.append("/cache_hits" in name))
+    jax.jit(lambda x: jnp.linalg.norm(jnp.sin(x) @ x))(jnp.ones((64, 64)))
+    print("hits", sum(hits))
+
+if __name__ == "__main__":
+    cli.run(main)
+"""
+
+
+def test_compiled_programs_are_kept_where_only_the_user_can_write(folder, tmp_path):
+    (folder / "compiling.py").write_text(COMPILING)
+
+    def compiled(cache):
+        return subprocess.run(
+            [sys.executable, "compiling.py", "--config=config.py", f"--compilation_cache={cache}"],
+            cwd=folder,
+            env=os.environ
+            | {"PYTHONPATH": str(ROOT), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
+            capture_output=True,
+            text=True,
+        )
+
+    cache = tmp_path / "new" / "cache"
+    first, second = compiled(cache), compiled(cache)
+    assert first.stdout == "hits 0\n", first.stderr
+    assert int(second.stdout.split()[1]) > 0, second.stderr
+    assert cache.stat().st_mode & 0o077 == 0
+    cache.chmod(0o777)
+    refused = compiled(cache)
+    assert refused.returncode == 2 and "can be written by others" in refused.stderr
+    (tmp_path / "file").write_text("")
+    refused = compiled(tmp_path / "file" / "cache")
+    assert refused.returncode == 2 and "give a folder that can be written" in refused.stderr
