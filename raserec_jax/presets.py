@@ -209,6 +209,7 @@ def sra_cl(dataset: str = "") -> ConfigDict:
         across_users=True,
     )
     config.semantic.encoder = "minilm"
+    config.update_from_flattened_dict(_WITH_TEXT.get(dataset, {}))
     return config
 
 
@@ -266,4 +267,10 @@ _OURS = {
         "finetune.stopping.epochs": 2,
         "finetune.stopping.patience": 2,
     },
+}
+
+# The same, for what starts from texts.
+_WITH_TEXT = {
+    # Four epochs from texts are better than the best of twenty from random numbers.
+    "amazon_sports": {"pretrain.stopping.epochs": 10},
 }
