@@ -273,4 +273,6 @@ _OURS = {
 _WITH_TEXT = {
     # Four epochs from texts are better than the best of twenty from random numbers.
     "amazon_sports": {"pretrain.stopping.epochs": 10},
+    # Without any extra, as the quickstart.
+    "movielens_100k": {"semantic.encoder": "hashing"},
 }

@@ -12,7 +12,7 @@ from raserec_jax.evaluation.metrics import metrics_from_ranks, paired_bootstrap
 from raserec_jax.report.results import read_json
 from raserec_jax.report.tables import PROTOCOLS, STAGE_LABELS, number, signed
 
-METRICS = ("HR@10", "NDCG@10")
+METRICS = ("HR@10", "NDCG@10", "HR@20", "NDCG@20")
 # What two runs may differ in and still have been asked the same questions.
 _MODEL_KEYS = ("max_len", "long_history")
 
