@@ -68,6 +68,8 @@ def raserec_published(dataset: str = "") -> ConfigDict:
                 "norm_epsilon": 1e-12,
                 "init_scale": 0.02,
                 "repeat_bias": False,
+                "attention_block": 0,
+                "table_gradient": "auto",
             },
             "pretrain": {
                 "batching": {
@@ -75,6 +77,7 @@ def raserec_published(dataset: str = "") -> ConfigDict:
                     "targets_per_batch": 256,
                     "row_len": 0,
                     "long_history": "exact",
+                    "feed": "device",
                 },
                 "loss": {
                     "next_item": "full",

@@ -1,4 +1,4 @@
-"""Feeds: (epoch order, step) -> batch, inside jit, from arrays that stay on the device.
+"""Feeds: (epoch order, step) -> batch, inside jit, from arrays that stay on the device (or on the host: `host_feed`).
 
 A feed is a pure function of its arrays, the order of the epoch and the step, so a resumed run sees the batches of
 an uninterrupted one. `packed` shuffles rows that were packed once; `prefix` draws one window per training target
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 
 
 class FeedArrays(NamedTuple):
-    """What the batches of either feed are gathered from; it lives on the device.
+    """What the batches of either feed are gathered from; it lives on the device, or, NumPy arrays, on the host.
 
     item_ids: [interactions] all histories, one after the other.
     starts, lengths: [examples] the window of each training example.
@@ -75,6 +75,8 @@ class TrainingFeed(NamedTuple):
     batch_rows: packed rows per batch.
     reads: static budget of targets per batch; never exceeded.
     row_len: places per row.
+    fill: share of the places of its rows that hold items.
+    on_host: the arrays are NumPy's, and `host_feed.host_batches` makes the batches.
     """
 
     arrays: FeedArrays
@@ -82,6 +84,8 @@ class TrainingFeed(NamedTuple):
     batch_rows: int
     reads: int
     row_len: int
+    fill: float = 1.0
+    on_host: bool = False
 
 
 def packed_feed(
@@ -92,6 +96,7 @@ def packed_feed(
     targets_per_batch: int,
     row_len: int,
     seed: int,
+    on_host: bool = False,
 ) -> TrainingFeed:
     """Whole histories, packed once; a batch is as many rows as hold about `targets_per_batch` targets."""
     examples = training_examples(split)
@@ -105,29 +110,40 @@ def packed_feed(
     row_examples[at] = example_of_place[rows.token_places[at] + 1]
     per_row = np.sort((row_examples >= 0).sum(axis=1))[::-1]
     batch_rows = int(np.clip(round(targets_per_batch / max(per_row.mean(), 1)), 1, len(per_row)))
-    arrays = _arrays(split, examples, max_len, rows, row_examples)
-    steps = -(-len(per_row) // batch_rows)
-    return TrainingFeed(arrays, steps, batch_rows, int(per_row[:batch_rows].sum()), row_len)
+    arrays = _arrays(split, examples, max_len, rows, row_examples, on_host)
+    steps, reads = -(-len(per_row) // batch_rows), int(per_row[:batch_rows].sum())
+    fill = float((rows.segment_ids > 0).mean())
+    return TrainingFeed(arrays, steps, batch_rows, reads, row_len, fill, on_host)
 
 
 def prefix_feed(
-    split: Split, *, max_len: int, targets_per_batch: int, row_len: int, seed: int
+    split: Split,
+    *,
+    max_len: int,
+    targets_per_batch: int,
+    row_len: int,
+    seed: int,
+    on_host: bool = False,
 ) -> TrainingFeed:
     """One window per training target, as published."""
     examples = training_examples(split)
     row_len = row_len or default_row_len(max_len)
     count = min(targets_per_batch, len(examples.lengths))
-    batch_rows = rows_needed(np.minimum(examples.lengths, max_len), count, row_len, seed)
-    arrays = _arrays(split, examples, max_len, None, None)
-    return TrainingFeed(arrays, -(-len(examples.lengths) // count), batch_rows, count, row_len)
+    lengths = np.minimum(examples.lengths, max_len)
+    batch_rows = rows_needed(lengths, count, row_len, seed)
+    arrays = _arrays(split, examples, max_len, None, None, on_host)
+    steps, fill = -(-len(lengths) // count), float(lengths.mean() * count / batch_rows / row_len)
+    return TrainingFeed(arrays, steps, batch_rows, count, row_len, fill, on_host)
 
 
-def _arrays(split: Split, examples: Examples, max_len: int, rows, row_examples) -> FeedArrays:
+def _arrays(
+    split: Split, examples: Examples, max_len: int, rows, row_examples, on_host: bool
+) -> FeedArrays:
     windows = prefix_windows(examples, max_len)
     arrays = FeedArrays(
         split.log.item_ids, windows.starts, windows.lengths, examples.target_ids, rows, row_examples
     )
-    return jax.tree.map(jnp.asarray, arrays)
+    return jax.tree.map(np.asarray if on_host else jnp.asarray, arrays)
 
 
 def epoch_order(feed: TrainingFeed, key: Array) -> Array:
@@ -139,11 +155,41 @@ def epoch_order(feed: TrainingFeed, key: Array) -> Array:
     return jnp.pad(order, (0, feed.steps_per_epoch * per_batch - count), constant_values=-1)
 
 
-def training_batch(feed: TrainingFeed, order: Array, step_in_epoch: Array) -> Batch:
-    """The batch of a step, inside jit."""
+def training_batch(feed: TrainingFeed, order: Array | Batch, step_in_epoch: Array) -> Batch:
+    """The batch of a step, inside jit.
+
+    Args:
+      order: of the epoch; or batches that are stacked, and then the step counts in these.
+    """
+    if isinstance(order, Batch):
+        return jax.tree.map(
+            lambda field: jax.lax.dynamic_index_in_dim(field, step_in_epoch, keepdims=False), order
+        )
     if feed.arrays.rows is not None:
         return _packed_batch(feed, order, step_in_epoch)
     return _prefix_batch(feed, order, step_in_epoch)
+
+
+def stacked_batches(
+    feed: TrainingFeed, order: Array, first: Array, count: Array, most: int
+) -> Batch:
+    """The batches of steps first..first + count - 1, [most, ...] each, 0 after the last; inside jit.
+
+    Steps that take their batch from here are compiled to the same program, and so to the same bits, as steps that take
+    it from `host_feed.host_batches`.
+    """
+    shapes = jax.eval_shape(lambda: training_batch(feed, order, first))
+
+    def one(i, batches):
+        batch = training_batch(feed, order, first + i)
+        return jax.tree.map(
+            lambda stacked, field: jax.lax.dynamic_update_index_in_dim(stacked, field, i, 0),
+            batches,
+            batch,
+        )
+
+    empty = jax.tree.map(lambda field: jnp.zeros((most, *field.shape), field.dtype), shapes)
+    return jax.lax.fori_loop(0, count, one, empty)
 
 
 def _packed_batch(feed: TrainingFeed, order: Array, step_in_epoch: Array) -> Batch:

@@ -13,6 +13,9 @@ from jaxtyping import Array, Int
 
 from raserec_jax.batching.windows import Windows
 
+GOOD_FILL = 0.95
+"""Share of the places of packed rows that should hold items."""
+
 
 class PackedRows(NamedTuple):
     """Rows of the flat item array, several windows each; int32.
@@ -62,11 +65,18 @@ def best_fit(lengths: np.ndarray, row_len: int) -> tuple[np.ndarray, np.ndarray,
 def pack_on_host(windows: Windows, row_len: int, rng: np.random.Generator) -> PackedRows:
     """Packs all windows, shuffled first so that a row holds a mixture; reads every place with a target.
 
-    Reads come in the order of the windows, and of the places within each.
+    Where that leaves rows less than `GOOD_FILL` full, the longest windows go first, if it takes fewer rows. Reads come
+    in the order of the windows, and of the places within each.
     """
     order = rng.permutation(len(windows.lengths))
+    fitted = best_fit(windows.lengths[order], row_len)
+    if windows.lengths.sum() < GOOD_FILL * fitted[2] * row_len:
+        longest_first = order[np.argsort(-windows.lengths[order], kind="stable")]
+        again = best_fit(windows.lengths[longest_first], row_len)
+        if again[2] < fitted[2]:
+            order, fitted = longest_first, again
     rows, columns = np.empty(len(order), np.int32), np.empty(len(order), np.int32)
-    rows[order], columns[order], num_rows = best_fit(windows.lengths[order], row_len)
+    rows[order], columns[order], num_rows = fitted
     window = np.repeat(np.arange(len(rows)), windows.lengths)
     offset = np.arange(len(window)) - np.repeat(
         np.cumsum(windows.lengths) - windows.lengths, windows.lengths

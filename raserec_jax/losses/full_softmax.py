@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from raserec_jax.losses.reduction import weighted_mean
 from raserec_jax.losses.repeats import PastItems, add_repeat_bias
+from raserec_jax.table_rows import add_rows, table_gradient_for
 
 
 def next_item_loss(
@@ -20,6 +21,7 @@ def next_item_loss(
     include_padding_class: bool = False,
     chunk_items: int = 0,
     past: PastItems | None = None,
+    table_gradient: str = "auto",
 ) -> Float[Array, ""]:
     """Cross-entropy of the next item over the whole catalogue (RaSeRec eq. L_rec), never all logits at once.
 
@@ -34,17 +36,19 @@ def next_item_loss(
       include_padding_class: count row 0 as a class, as the published code does.
       chunk_items: catalogue rows per chunk; 0 = what suits the device (`default_chunk_items`).
       past: each row's past items, if their scores have a repeat bias.
+      table_gradient: how the gradients of targets that repeat are added up (`table_rows`).
 
     Returns:
       Weighted mean over rows, in nats; 0 if all weights are 0.
 
     Raises:
-      ValueError: chunk_items < 0.
+      ValueError: chunk_items < 0, or unknown table_gradient.
     """
     if chunk_items < 0:
         raise ValueError(f"chunk_items={chunk_items} must be at least 1, or 0 for the default")
     chunk_items = chunk_items or default_chunk_items(query.shape[0])
-    per_row = _cross_entropy(query, item_table, target_ids, include_padding_class, chunk_items)
+    static = include_padding_class, chunk_items, table_gradient_for(table_gradient)
+    per_row = _cross_entropy(query, item_table, target_ids, *static)
     return weighted_mean(per_row if past is None else add_repeat_bias(per_row, past), weights)
 
 
@@ -105,19 +109,24 @@ def _log_norm(query: Array, chunks: Array, rest: Array, item_table: Array) -> Ar
     return jax.lax.cond(bound <= SAFE_LOGIT, plain, shifted)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _cross_entropy(query, item_table, target_ids, include_padding_class, chunk_items):
-    return _cross_entropy_fwd(query, item_table, target_ids, include_padding_class, chunk_items)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _cross_entropy(
+    query, item_table, target_ids, include_padding_class, chunk_items, table_gradient
+):
+    static = include_padding_class, chunk_items, table_gradient
+    return _cross_entropy_fwd(query, item_table, target_ids, *static)[0]
 
 
-def _cross_entropy_fwd(query, item_table, target_ids, include_padding_class, chunk_items):
+def _cross_entropy_fwd(
+    query, item_table, target_ids, include_padding_class, chunk_items, table_gradient
+):
     chunks, rest = _chunks(item_table, chunk_items, include_padding_class)
     log_norm = _log_norm(query, chunks, rest, item_table)
     target_logits = jnp.sum(query * item_table[target_ids], axis=1)
     return log_norm - target_logits, (query, item_table, target_ids, log_norm)
 
 
-def _cross_entropy_bwd(include_padding_class, chunk_items, residuals, cotangent):
+def _cross_entropy_bwd(include_padding_class, chunk_items, table_gradient, residuals, cotangent):
     query, item_table, target_ids, log_norm = residuals
     scaled = query * cotangent[:, None]
 
@@ -139,7 +148,8 @@ def _cross_entropy_bwd(include_padding_class, chunk_items, residuals, cotangent)
     parts = [grad_chunks.transpose(0, 2, 1).reshape(-1, dim), grad_rest.T]
     if not include_padding_class:
         parts = [jnp.zeros((1, dim), item_table.dtype), *parts]
-    return grad_query, jnp.concatenate(parts).at[target_ids].add(-scaled), None
+    grad_table = add_rows(jnp.concatenate(parts), target_ids, -scaled, table_gradient)
+    return grad_query, grad_table, None
 
 
 _cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)

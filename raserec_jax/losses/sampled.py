@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from raserec_jax.losses.reduction import weighted_mean
 from raserec_jax.losses.repeats import PastItems, add_repeat_bias
+from raserec_jax.table_rows import take_rows
 
 SAMPLED_LOSSES = ("softmax", "bce", "gbce")
 
@@ -38,6 +39,7 @@ def sampled_loss(
     num_items: int = 0,
     calibration: float = 0.75,
     past: PastItems | None = None,
+    table_gradient: str = "auto",
 ) -> Float[Array, ""]:
     """One of three losses over the target and shared negatives. Negatives equal to a row's target do not count there.
 
@@ -55,21 +57,21 @@ def sampled_loss(
       target_log_q: [batch], log probability with which a draw gives the row's target; default log(1 / num_items).
       num_items: size of the catalogue; default: rows of the table but the padding.
       calibration: t of "gbce", in [0, 1]: 0 = no calibration, 1 = calibrated as without sampling.
-      past: as in `next_item_loss`; "softmax" only.
+      past, table_gradient: as in `next_item_loss`; past for "softmax" only.
 
     Returns:
       Weighted mean over rows, in nats.
 
     Raises:
-      ValueError: unknown kind, or past items with another loss than "softmax".
+      ValueError: unknown kind or table_gradient, or past items with another loss than "softmax".
     """
     if kind not in SAMPLED_LOSSES:
         raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(SAMPLED_LOSSES)}")
     if past is not None and kind != "softmax":
         raise ValueError(f"a repeat bias needs kind='softmax', not {kind!r}")
     num_items = num_items or item_table.shape[0] - 1
-    positive = jnp.sum(query * item_table[target_ids], axis=1)
-    negative = query @ item_table[negatives.ids].T
+    positive = jnp.sum(query * take_rows(item_table, target_ids, table_gradient), axis=1)
+    negative = query @ take_rows(item_table, negatives.ids, table_gradient).T
     usable = negatives.ids[None, :] != target_ids[:, None]
     if negatives.valid is not None:
         usable &= negatives.valid[None, :]

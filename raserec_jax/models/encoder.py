@@ -7,30 +7,12 @@ One pass over a row gives the representation of every prefix in it: `hidden[b, t
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from raserec_jax.models.blockwise_attention import block_for, blockwise_attention
 from raserec_jax.models.layers import Dense, Dropout, FeedForward
-
-
-def visible_keys(segment_ids: Int[Array, "batch seq"]) -> Bool[Array, "batch 1 seq seq"]:
-    """Causal mask within segments: key j is visible to query i iff j <= i and both are in one segment."""
-    place = jnp.arange(segment_ids.shape[1])
-    causal = place[None, :] <= place[:, None]
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    return (same & causal[None])[:, None]
-
-
-def segment_starts(segment_ids: Int[Array, "batch seq"]) -> Bool[Array, "batch seq"]:
-    """Where a segment, a contiguous run, begins."""
-    before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-    return segment_ids != before
-
-
-def places_within_segments(segment_ids: Int[Array, "batch seq"]) -> Int[Array, "batch seq"]:
-    """Place of each item within its segment, from 0; segments are contiguous runs."""
-    place = jnp.broadcast_to(jnp.arange(segment_ids.shape[1], dtype=jnp.int32), segment_ids.shape)
-    starts = jnp.where(segment_starts(segment_ids), place, 0)
-    return place - jax.lax.cummax(starts, axis=1)
+from raserec_jax.models.segments import places_within_segments, segment_lengths, visible_keys
+from raserec_jax.table_rows import take_rows
 
 
 class CausalSelfAttention(nn.Module):
@@ -40,17 +22,19 @@ class CausalSelfAttention(nn.Module):
       num_heads: heads; dim must be a multiple.
       dropout: rate on the attention weights.
       init_scale: standard deviation of the normal initialiser.
+      block: places per block of rows longer than that; 0 = by length (`blockwise_attention.block_for`).
     """
 
     num_heads: int
     dropout: float
     init_scale: float
+    block: int = 0
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "batch seq dim"],
-        visible: Bool[Array, "batch 1 seq seq"],
+        segment_ids: Int[Array, "batch seq"],
         *,
         deterministic: bool,
     ) -> Float[Array, "batch seq dim"]:
@@ -60,6 +44,19 @@ class CausalSelfAttention(nn.Module):
         query, key, value = (
             Dense(dim, init, name=name)(x).reshape(heads) for name in ("query", "key", "value")
         )
+        block = block_for(x.shape[1], self.block)
+        if block:
+            drops = not deterministic and self.dropout > 0.0
+            return blockwise_attention(
+                query,
+                key,
+                value,
+                segment_ids,
+                block=block,
+                dropout=self.dropout if drops else 0.0,
+                dropout_key=self.make_rng("dropout") if drops else None,
+            ).reshape(x.shape)
+        visible = visible_keys(segment_ids)
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) * (dim // self.num_heads) ** -0.5
         # A finite floor: a padded query sees only padding, and must not turn into NaN.
         weights = jax.nn.softmax(jnp.where(visible, scores, -1e9), axis=-1)
@@ -81,12 +78,13 @@ class EncoderBlock(nn.Module):
     norm: str
     norm_epsilon: float
     init_scale: float
+    attention_block: int = 0
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "batch seq dim"],
-        visible: Bool[Array, "batch 1 seq seq"],
+        segment_ids: Int[Array, "batch seq"],
         read: tuple[Int[Array, " reads"], Int[Array, " reads"]] | None,
         *,
         deterministic: bool,
@@ -96,8 +94,12 @@ class EncoderBlock(nn.Module):
         norms = [nn.LayerNorm(self.norm_epsilon, name=f"norm_{part}") for part in ("attn", "ffn")]
         pre = self.norm == "pre"
         attended = CausalSelfAttention(
-            self.num_heads, self.attention_dropout, self.init_scale, name="attention"
-        )(norms[0](x) if pre else x, visible, deterministic=deterministic)
+            self.num_heads,
+            self.attention_dropout,
+            self.init_scale,
+            self.attention_block,
+            name="attention",
+        )(norms[0](x) if pre else x, segment_ids, deterministic=deterministic)
         if read is not None:
             attended, x = attended[read], x[read]
         out = Dense(x.shape[-1], init, name="attention_out")(attended)
@@ -106,11 +108,6 @@ class EncoderBlock(nn.Module):
         out = FeedForward(self.inner_dim, init, name="ffn")(norms[1](x) if pre else x)
         x = x + drop(out, deterministic=deterministic)
         return x if pre else norms[1](x)
-
-
-def segment_lengths(segment_ids: Int[Array, "batch seq"]) -> Int[Array, "batch seq"]:
-    """How many places of the row have the segment of each place."""
-    return jnp.sum(segment_ids[:, :, None] == segment_ids[:, None, :], axis=2, dtype=jnp.int32)
 
 
 class SequenceEncoder(nn.Module):
@@ -132,6 +129,9 @@ class SequenceEncoder(nn.Module):
         takes an item twice; where repeats are frequent the number grows instead.
       align: "left", a window's first item has position 0; or "right", its last item has position max_len - 1, as in
         code that pads on the left (SRA-CL). A place then stands for its prefix only where a window ends.
+      attention_block: rows longer than that are attended in blocks of so many places, in memory that grows with the
+        length and not with its square; 0 = rows beyond 512 places, in blocks that suit the device.
+      table_gradient: how the gradients of items and positions that repeat are added up (`table_rows`).
     """
 
     num_items: int
@@ -147,6 +147,8 @@ class SequenceEncoder(nn.Module):
     init_scale: float = 0.02
     repeat_bias: bool = False
     align: str = "left"
+    attention_block: int = 0
+    table_gradient: str = "auto"
 
     @nn.compact
     def __call__(
@@ -173,7 +175,7 @@ class SequenceEncoder(nn.Module):
           hidden, [batch, seq, dim], or [reads, dim] with `read`; float32.
 
         Raises:
-          ValueError: dim is not a multiple of num_heads, or norm or align is unknown.
+          ValueError: dim is not a multiple of num_heads, or norm, align or table_gradient is unknown.
         """
         if self.dim % self.num_heads:
             raise ValueError(f"dim={self.dim} is not a multiple of num_heads={self.num_heads}")
@@ -192,12 +194,16 @@ class SequenceEncoder(nn.Module):
         position_table = self.param("position_table", init, (self.max_len, self.dim))
         if self.repeat_bias:  # part of the score, not of the hidden vector
             self.param("repeat_bias", nn.initializers.zeros, ())
-        x = item_table[item_ids] if item_vectors is None else item_vectors
-        x = x + position_table[jnp.minimum(positions, self.max_len - 1)]
+        x = (
+            take_rows(item_table, item_ids, self.table_gradient)
+            if item_vectors is None
+            else item_vectors
+        )
+        places = jnp.minimum(positions, self.max_len - 1)
+        x = x + take_rows(position_table, places, self.table_gradient)
         if self.norm == "post":
             x = nn.LayerNorm(self.norm_epsilon, name="norm_in")(x)
         x = Dropout(self.hidden_dropout)(x, deterministic=deterministic)
-        visible = visible_keys(segment_ids)
         for layer in range(self.num_layers):
             last = layer == self.num_layers - 1
             x = EncoderBlock(
@@ -208,8 +214,9 @@ class SequenceEncoder(nn.Module):
                 self.norm,
                 self.norm_epsilon,
                 self.init_scale,
+                self.attention_block,
                 name=f"block_{layer}",
-            )(x, visible, read if last else None, deterministic=deterministic)
+            )(x, segment_ids, read if last else None, deterministic=deterministic)
         return nn.LayerNorm(self.norm_epsilon, name="norm_out")(x) if self.norm == "pre" else x
 
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from raserec_jax.models.encoder import segment_starts
 from raserec_jax.models.layers import Dense, Dropout
+from raserec_jax.models.segments import segment_starts
+from raserec_jax.table_rows import take_rows
 
 
 class GRULayer(nn.Module):
@@ -62,6 +63,7 @@ class GRUEncoder(nn.Module):
       init_scale: standard deviation of the item table.
       repeat_bias: as in `SequenceEncoder`.
       align: "left"; there for the common signature, as nothing depends on positions.
+      table_gradient: as in `SequenceEncoder`.
     """
 
     num_items: int
@@ -73,6 +75,7 @@ class GRUEncoder(nn.Module):
     init_scale: float = 0.02
     repeat_bias: bool = False
     align: str = "left"
+    table_gradient: str = "auto"
 
     @nn.compact
     def __call__(
@@ -93,7 +96,11 @@ class GRUEncoder(nn.Module):
         item_table = self.param("item_table", init, (self.num_items + 1, self.dim))
         if self.repeat_bias:
             self.param("repeat_bias", nn.initializers.zeros, ())
-        x = item_table[item_ids] if item_vectors is None else item_vectors
+        x = (
+            take_rows(item_table, item_ids, self.table_gradient)
+            if item_vectors is None
+            else item_vectors
+        )
         starts = segment_starts(segment_ids)
         for layer in range(self.num_layers):
             x = Dropout(self.hidden_dropout)(x, deterministic=deterministic)

@@ -5,8 +5,9 @@ maybe stop. A step's batch, dropout and draws are functions of (seed, step) alon
 had never stopped.
 """
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 import optax
 
 from raserec_jax import checkpoints
+from raserec_jax.batching.prefetch import Prefetch
 from raserec_jax.errors import CheckpointError, Interrupted, NonFiniteLossError
 from raserec_jax.training.early_stopping import EarlyStopping, should_stop, update
 from raserec_jax.training.objectives import Task
@@ -44,7 +46,7 @@ class FitSettings(NamedTuple):
 
 
 class FitResult(NamedTuple):
-    """What a stage leaves: the best parameters, where they were reached, and what it cost."""
+    """What a stage leaves: the best parameters, where they were reached, what it cost, and facts of its task."""
 
     params: dict
     best_epoch: int
@@ -53,18 +55,25 @@ class FitResult(NamedTuple):
     valid: dict
     seconds: float
     steps_per_second: float
+    facts: dict = {}
 
 
 def make_run_steps(task: Task, optimizer: optax.GradientTransformation) -> Callable:
     """A jitted function that runs `count` steps (traced, at most `most`) in one device call.
 
     (state, constants, order, first_step_in_epoch, count, key, most) -> (state, losses [most], metric sums);
-    losses beyond `count` are 0. Where the optimizer skips steps that are not finite, their losses come back as they
+    losses beyond `count` are 0. In place of the order come the call's batches, and then first is 0, for a task with
+    `host_batches`. Where the optimizer skips steps that are not finite, their losses come back as they
     are and count for nothing in the sums.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
     def run_steps(state, constants, order, first, count, key, most):
+        if task.batches is not None:
+            order = task.batches(constants, order, first, count, most)
+        if task.batches is not None or task.host_batches is not None:
+            first = 0  # as a constant in both cases, or XLA would fuse, and so round, the steps differently
+
         def one(i, carry):
             state, losses, sums = carry
             at = (constants, order, first + i, jax.random.fold_in(key, state.step))
@@ -162,7 +171,14 @@ def fit(
     _check_best(best_folder, meta["epoch"] == run.stopping.best_epoch)
     rate = run.steps_done / max(run.seconds, 1e-9)
     return FitResult(
-        params, meta["epoch"], meta["value"], run.epoch, meta["valid"], run.seconds, rate
+        params,
+        meta["epoch"],
+        meta["value"],
+        run.epoch,
+        meta["valid"],
+        run.seconds,
+        rate,
+        task.facts or {},
     )
 
 
@@ -247,36 +263,56 @@ class _Fit:
         done = self.steps_done - self.epoch * steps
         self.refresh_constants(starting=done == 0)
         order = self.make_order(self.constants, jax.random.fold_in(self.order_key, self.epoch))
-        while done < steps:
-            began = time.perf_counter()
-            count = min(self.settings.steps_per_call, steps - done)
-            self.state, losses, metrics = self.run_steps(
-                self.state,
-                self.constants,
-                order,
-                done,
-                count,
-                self.step_key,
-                most=self.settings.steps_per_call,
-            )
-            losses = np.asarray(losses)[:count]
-            self.seconds += time.perf_counter() - began
-            losses = self._finite(losses, self.epoch * steps + done)
-            found = {"steps": len(losses), "loss": losses.sum(), **metrics}
-            self.sums = {name: self.sums.get(name, 0.0) + float(x) for name, x in found.items()}
-            done += count
-            bar.update(count, loss=float(losses.mean()) if len(losses) else float("nan"))
-            self.saver.check()
-            if stop.is_set and done < steps:
-                self.check_state()
-                self.save()
-                self.saver.wait()
-                raise Interrupted(f"{self.stage}: stopped at step {self.steps_done}, state saved")
+        with self.calls(order, done) as calls:
+            while done < steps:
+                began = time.perf_counter()
+                given, first, count = next(calls)
+                self.state, losses, metrics = self.run_steps(
+                    self.state,
+                    self.constants,
+                    given,
+                    first,
+                    count,
+                    self.step_key,
+                    most=self.settings.steps_per_call,
+                )
+                losses = np.asarray(losses)[:count]
+                self.seconds += time.perf_counter() - began
+                losses = self._finite(losses, self.epoch * steps + done)
+                found = {"steps": len(losses), "loss": losses.sum(), **metrics}
+                self.sums = {name: self.sums.get(name, 0.0) + float(x) for name, x in found.items()}
+                done += count
+                bar.update(count, loss=float(losses.mean()) if len(losses) else float("nan"))
+                self.saver.check()
+                if stop.is_set and done < steps:
+                    self.check_state()
+                    self.save()
+                    self.saver.wait()
+                    raise Interrupted(
+                        f"{self.stage}: stopped at step {self.steps_done}, state saved"
+                    )
         averages = {name: x / max(self.sums["steps"], 1.0) for name, x in self.sums.items()}
         del averages["steps"]
         if isinstance(self.state.opt_state, SkipState):
             averages["skipped_steps"] = int(self.state.opt_state.skipped)
         return averages
+
+    @contextlib.contextmanager
+    def calls(self, order: jax.Array, done: int) -> Iterator[Iterator[tuple]]:
+        """Context that gives, for each call that is left of the epoch: what `run_steps` takes as order, the first step
+        in it, the number of steps. Batches from the host are made and sent by a thread while the device computes."""
+        steps, most = self.task.steps_per_epoch, self.settings.steps_per_call
+        spans = [(first, min(most, steps - first)) for first in range(done, steps, most)]
+        if self.task.host_batches is None:
+            yield ((order, first, count) for first, count in spans)
+            return
+        on_host = np.asarray(order)
+
+        def make(span):
+            return jax.device_put(self.task.host_batches(on_host, *span, most)), 0, span[1]
+
+        with Prefetch(make, spans) as batches:
+            yield iter(batches)
 
     def refresh_constants(self, starting: bool) -> None:
         """Brings the constants up to date where the task asks for it; a resumed run gets those it was stopped with."""

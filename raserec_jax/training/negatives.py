@@ -19,7 +19,8 @@ NEGATIVES = ("uniform", "popularity", "in_batch")
 class NegativeSource(NamedTuple):
     """What negatives are drawn from; arrays on the device.
 
-    target_ids: [examples] int32, the training targets: one drawn uniformly is an item drawn by popularity.
+    target_ids: [examples] int32, the training targets: one drawn uniformly is an item drawn by popularity. Or the
+      first of them alone, where nothing is drawn from them.
     log_popularity: [items + 1] float32, log of each item's share of the training targets; of an item that is never
       one, that of half a target.
     """
@@ -28,11 +29,12 @@ class NegativeSource(NamedTuple):
     log_popularity: Array
 
 
-def negative_source(target_ids: np.ndarray, num_items: int) -> NegativeSource:
-    """From the targets of all training examples (host)."""
+def negative_source(target_ids: np.ndarray, num_items: int, *, kept: bool = True) -> NegativeSource:
+    """From the targets of all training examples (host); kept: all of them go to the device."""
     counts = np.bincount(target_ids, minlength=num_items + 1).astype(np.float64)
     shares = np.maximum(counts, 0.5) / max(len(target_ids), 1)
-    return NegativeSource(jnp.asarray(target_ids), jnp.asarray(np.log(shares), jnp.float32))
+    drawn_from = target_ids if kept else target_ids[:1]
+    return NegativeSource(jnp.asarray(drawn_from), jnp.asarray(np.log(shares), jnp.float32))
 
 
 def draw(

@@ -4,6 +4,7 @@ A task's `loss` gets everything through arguments: parameters that are trained, 
 the order of the epoch, the step in it and a key. So the same function is jitted, scanned, resumed and sharded.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from raserec_jax.batching.feeds import TrainingFeed, epoch_order, training_batch
+from raserec_jax.batching.feeds import (
+    TrainingFeed,
+    epoch_order,
+    stacked_batches,
+    training_batch,
+)
+from raserec_jax.batching.host_feed import host_batches
 from raserec_jax.errors import ConfigError
 from raserec_jax.losses import next_item_loss, sampled_loss
 from raserec_jax.models.backbones import Encoder
@@ -37,6 +44,11 @@ class Task(NamedTuple):
     init: key -> parameters that this objective trains beside the model's; {} = none.
     touched: (constants, order, step_in_epoch, key) -> the rows of the item table that the step reads
       (`touched_rows.touched_rows`); `loss` then takes a table of these rows, and `rows=`. None = all are read.
+    batches: (constants, order, first step, steps, most steps) -> the batches of a call, stacked, which `loss` and
+      `touched` then get in place of the order, with steps that count from 0. None = they take the order.
+    host_batches: (order on the host, first step, steps, most steps) -> the same, NumPy arrays, made outside the
+      step; None = not made there.
+    facts: what is told of the task in the results; JSON values.
     """
 
     constants: Any
@@ -47,6 +59,9 @@ class Task(NamedTuple):
     refresh_epochs: int = 1
     init: Callable = lambda key: {}
     touched: Callable | None = None
+    batches: Callable | None = None
+    host_batches: Callable | None = None
+    facts: dict | None = None
 
 
 def pretrain_task(
@@ -80,6 +95,11 @@ def pretrain_task(
       ConfigError: an unknown choice, or choices that exclude each other.
     """
     _check_choices(encoder, terms, next_item, negatives, item_updates)
+    if feed.on_host and terms:
+        raise ConfigError(
+            "pretrain.batching.feed=host does not go with contrastive terms, whose views are drawn from arrays on the "
+            "device; use pretrain.batching.feed=device, or contrast.mode=none and no weight in sra_cl"
+        )
 
     def draws(constants, order, step_in_epoch, key):
         """The step's batch and its negatives with their log_q, as far as the loss has any."""
@@ -94,7 +114,7 @@ def pretrain_task(
         )
 
     def next_item_term(query, params, batch, drawn, target_log_q):
-        past = batch_past(query, params, batch)
+        past = batch_past(query, params, batch, encoder.table_gradient)
         if next_item == "full":
             return next_item_loss(
                 query,
@@ -104,6 +124,7 @@ def pretrain_task(
                 include_padding_class=include_padding_class,
                 chunk_items=chunk_items,
                 past=past,
+                table_gradient=encoder.table_gradient,
             )
         return sampled_loss(
             query,
@@ -116,7 +137,11 @@ def pretrain_task(
             num_items=encoder.num_items,
             calibration=calibration,
             past=past,
+            table_gradient=encoder.table_gradient,
         )
+
+    def batches(constants, order, first, count, most):
+        return stacked_batches(feed._replace(arrays=constants[0]), order, first, count, most)
 
     def touched(constants, order, step_in_epoch, key):
         batch, negative, _ = draws(constants, order, step_in_epoch, key)
@@ -166,17 +191,23 @@ def pretrain_task(
 
     source = None
     if next_item != "full":
-        source = negative_source(np.asarray(feed.arrays.target_ids), encoder.num_items)
-    constants = feed.arrays, tuple(term.constants for term in terms), source
+        target_ids = np.asarray(feed.arrays.target_ids)
+        source = negative_source(target_ids, encoder.num_items, kept=negatives == "popularity")
+    # With the feed on the host nothing that grows with the log is on the device, but for popularity's targets.
+    arrays = None if feed.on_host else feed.arrays
+    constants = arrays, tuple(term.constants for term in terms), source
     return Task(
         jax.tree.map(jnp.asarray, constants),
         feed.steps_per_epoch,
-        lambda constants, key: epoch_order(feed._replace(arrays=constants[0]), key),
+        lambda constants, key: epoch_order(feed._replace(arrays=constants[0] or feed.arrays), key),
         loss,
         refresh if any(term.refresh is not None for term in terms) else None,
         refresh_epochs,
         init,
         touched if item_updates == "touched" else None,
+        None if feed.on_host else batches,
+        functools.partial(host_batches, feed) if feed.on_host else None,
+        {"row_len": feed.row_len, "fill": round(feed.fill, 4)},
     )
 
 

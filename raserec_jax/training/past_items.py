@@ -1,34 +1,76 @@
 """What precedes each target of a batch, as the loss of an encoder with repeat bias needs it."""
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Int
 
 from raserec_jax.batching.feeds import Batch
 from raserec_jax.losses import PastItems
 from raserec_jax.models.encoder import repeat_bias
+from raserec_jax.table_rows import take_rows
+
+MOST_ENTRIES = 2**21
+"""Scores of past items that are held at once: 8 MiB. A batch of long rows has more, and takes its reads in chunks."""
 
 
-def batch_past(query: Array, params: dict, batch: Batch) -> PastItems | None:
-    """What precedes each target of a batch in its own window; None for an encoder without repeat bias."""
+def batch_past(
+    query: Array, params: dict, batch: Batch, table_gradient: str = "auto"
+) -> PastItems | None:
+    """What precedes each target of a batch in its own window; None for an encoder without repeat bias.
+
+    Beyond `MOST_ENTRIES` the past items of a read are summed up to one entry, with the same loss.
+    """
     bias = repeat_bias(params)
     if bias is None:
         return None
     rows, seq = batch.item_ids.shape
-    column = jnp.arange(seq)
-    same = batch.item_ids[:, :, None] == batch.item_ids[:, None, :]
-    same &= batch.segment_ids[:, :, None] == batch.segment_ids[:, None, :]
-    met_before = jnp.any(same & (column[None, :] < column[:, None])[None], axis=2)
-    read_rows, read_columns = batch.read_rows[:, None], batch.read_columns[:, None]
-    place = jnp.arange(rows * seq)[None, :]
-    own = batch.segment_ids.reshape(-1)[None, :] == batch.segment_ids[read_rows, read_columns]
-    own &= (place // seq == read_rows) & (place % seq <= read_columns)
-    items = batch.item_ids.reshape(-1)
-    return PastItems(
-        query @ params["item_table"][items].T - _target_scores(query, params, batch.target_ids),
-        own & ~met_before.reshape(-1)[None, :],
-        jnp.any(own & (items[None, :] == batch.target_ids[:, None]), axis=1),
-        bias,
-    )
+    first = first_meetings(batch.item_ids, batch.segment_ids).reshape(-1)
+    items, place = batch.item_ids.reshape(-1), jnp.arange(rows * seq)[None, :]
+    vectors = take_rows(params["item_table"], items, table_gradient)
+    targets = take_rows(params["item_table"], batch.target_ids, table_gradient)
+
+    def margins(query, targets, read_rows, read_columns, target_ids):
+        """Of some of the reads: what `PastItems` says, but for the bias."""
+        read_rows, read_columns = read_rows[:, None], read_columns[:, None]
+        own = batch.segment_ids.reshape(-1)[None, :] == batch.segment_ids[read_rows, read_columns]
+        own &= (place // seq == read_rows) & (place % seq <= read_columns)
+        return (
+            query @ vectors.T - jnp.sum(query * targets, axis=1, keepdims=True),
+            own & first[None, :],
+            jnp.any(own & (items[None, :] == target_ids[:, None]), axis=1),
+        )
+
+    reads = (query, targets, batch.read_rows, batch.read_columns, batch.target_ids)
+    count = query.shape[0]
+    chunk = max(MOST_ENTRIES // (rows * seq), 1)
+    if count <= chunk:
+        return PastItems(*margins(*reads), bias)
+
+    @jax.checkpoint
+    def reduced(reads):
+        """The same with one entry per read: the log of the sum over all of them."""
+        of_entries, counts, repeats = margins(*reads)
+        total = jax.nn.logsumexp(jnp.where(counts, of_entries, -1e30), axis=1)
+        return total, jnp.any(counts, axis=1), repeats
+
+    def in_chunks(x):
+        x = jnp.pad(x, ((0, -count % chunk), *((0, 0) for _ in x.shape[1:])))
+        return x.reshape(-1, chunk, *x.shape[1:])
+
+    found = jax.lax.map(reduced, tuple(in_chunks(x) for x in reads))
+    total, counts, repeats = (x.reshape(-1)[:count] for x in found)
+    return PastItems(total[:, None], counts[:, None], repeats, bias)
+
+
+def first_meetings(
+    item_ids: Int[Array, "rows seq"], segment_ids: Int[Array, "rows seq"]
+) -> Bool[Array, "rows seq"]:
+    """Where an item stands for the first time in its segment; by sorting, so memory grows with the length."""
+    column = jax.lax.broadcasted_iota(jnp.int32, item_ids.shape, 1)
+    keys = jax.lax.sort((segment_ids, item_ids, column), dimension=1, num_keys=2, is_stable=True)
+    differ = [key != jnp.pad(key[:, :-1], ((0, 0), (1, 0)), constant_values=-1) for key in keys[:2]]
+    row = jax.lax.broadcasted_iota(jnp.int32, item_ids.shape, 0)
+    return jnp.zeros(item_ids.shape, bool).at[row, keys[2]].set(differ[0] | differ[1])
 
 
 def window_past(query: Array, params: dict, item_ids: Array, target_ids: Array) -> PastItems | None:

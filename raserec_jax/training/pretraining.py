@@ -59,6 +59,7 @@ def make_feed(config, split: Split) -> TrainingFeed:
         "targets_per_batch": batching.targets_per_batch,
         "row_len": batching.row_len,
         "seed": config.seed,
+        "on_host": batching.feed == "host",
     }
     if batching.mode == "packed":
         return packed_feed(split, long_history=batching.long_history, **common)

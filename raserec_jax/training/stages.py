@@ -258,6 +258,7 @@ class Stages:
                 "valid": fitted.valid,
                 "seconds": fitted.seconds,
                 "steps_per_second": fitted.steps_per_second,
+                **fitted.facts,
                 **tell(fitted.params),
             },
         )

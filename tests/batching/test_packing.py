@@ -76,6 +76,48 @@ def test_host_packing_fills_its_rows():
         assert (rows.segment_ids > 0).mean() >= 0.95
 
 
+def movie_lengths():
+    """As MovieLens-100K's in windows of 200: a fifth of the histories and two thirds of the windows' items in full
+    windows, which leave little room in a row of 224, and few windows that fit there."""
+    draw = np.random.default_rng(0)
+    lengths = np.exp(draw.normal(4.2, 0.9, 900)).astype(int).clip(17, 737)
+    windows = [np.minimum(lengths, 200)]
+    for _ in range(3):  # a long history goes on in windows of 200
+        lengths = lengths[lengths > 200] - 100
+        windows.append(np.minimum(lengths, 200))
+    return np.concatenate(windows)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "row_len"),
+    [
+        (movie_lengths(), 224),
+        (np.exp(np.random.default_rng(1).normal(4.5, 1.2, 4000)).astype(int).clip(2, 2000), 2016),
+    ],
+    ids=["movies", "to_2000"],
+)
+def test_host_packing_fills_rows_of_long_histories(lengths, row_len):
+    windows = windows_of(lengths)
+    rows = pack_on_host(windows, row_len, np.random.default_rng(1))
+    check_rows(rows, windows.starts, windows.lengths)
+    assert (rows.segment_ids > 0).mean() >= 0.95
+    again = pack_on_host(windows, row_len, np.random.default_rng(1))
+    np.testing.assert_array_equal(rows.token_places, again.token_places)
+
+
+def test_the_longest_go_first_where_that_saves_rows():
+    lengths = np.array([3, 3, 3, 3, 7, 7, 7, 7])
+    wasteful = [
+        seed
+        for seed in range(20)
+        if best_fit(np.random.default_rng(seed).permutation(lengths), 10)[2] > 4
+    ]
+    assert wasteful
+    for seed in wasteful:
+        rows = pack_on_host(windows_of(lengths), 10, np.random.default_rng(seed))
+        assert len(rows.token_places) == 4
+
+
 def test_host_packing_mixes_its_rows():
     windows = windows_of(np.full(64, 4))
     rows = pack_on_host(windows, ROW_LEN, np.random.default_rng(0))

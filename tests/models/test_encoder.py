@@ -10,11 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from raserec_jax.models.encoder import (
-    SequenceEncoder,
-    places_within_segments,
-    visible_keys,
-)
+from raserec_jax.models.encoder import SequenceEncoder
 from tests.golden_files import read_golden
 from tests.models.torch_weights import encoder_of, encoder_params
 from tests.quick_jit import quick_jit
@@ -241,17 +237,6 @@ def test_initial_parameters():
 def test_the_golden_weights_are_all_our_parameters(params, encoder):
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.ones((1, 2), jnp.int32))["params"]
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params)
-
-
-def test_places_within_segments():
-    segments = jnp.array([[1, 1, 1, 4, 4, 0], [2, 1, 1, 1, 1, 3]])
-    expected = [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 0]]
-    np.testing.assert_array_equal(places_within_segments(segments), expected)
-
-
-def test_visible_keys():
-    expected = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
-    np.testing.assert_array_equal(visible_keys(jnp.array([[1, 1, 2, 0]]))[0, 0], expected)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""The batches of a feed whose arrays stay on the host: the same as those made on the device, for logs that do not fit.
+
+A call's batches are gathered with NumPy, stacked, and sent ahead by `prefetch.Prefetch`. They are functions of the
+epoch's order and the step, as on the device, so a resumed run sees the same.
+"""
+
+import numpy as np
+
+from raserec_jax.batching.feeds import Batch, TrainingFeed
+
+
+def host_batches(feed: TrainingFeed, order: np.ndarray, first: int, count: int, most: int) -> Batch:
+    """The batches of steps first..first + count - 1 of an epoch, stacked: NumPy arrays [most, ...], 0 after the last.
+
+    Args:
+      feed: made with `on_host`.
+      order: `feeds.epoch_order`, on the host.
+    """
+    packed = feed.arrays.rows is not None
+    make, size = (_packed_batch, feed.batch_rows) if packed else (_prefix_batch, feed.reads)
+    found = None
+    for i in range(count):
+        at = (first + i) * size
+        batch = make(feed, order[at : at + size])
+        if found is None:
+            found = Batch(*(np.zeros((most, *field.shape), field.dtype) for field in batch))
+        for stacked, field in zip(found, batch, strict=True):
+            stacked[i] = field
+    assert found is not None, "a call has at least one step"
+    return found
+
+
+def _packed_batch(feed: TrainingFeed, row: np.ndarray) -> Batch:
+    """`feeds._packed_batch`."""
+    arrays = feed.arrays
+    real, row = (row >= 0)[:, None], np.maximum(row, 0)
+    examples = np.where(real, arrays.row_examples[row], -1).reshape(-1)
+    read = np.flatnonzero(examples >= 0)
+    flat = np.zeros(feed.reads, np.int32)
+    flat[: len(read)] = read
+    return _batch(
+        feed,
+        np.where(real, arrays.rows.token_places[row], -1),
+        np.where(real, arrays.rows.segment_ids[row], 0),
+        arrays.rows.positions[row],
+        (flat // feed.row_len, flat % feed.row_len),
+        np.maximum(examples[flat], 0),
+        np.arange(feed.reads) < len(read),
+    )
+
+
+def _prefix_batch(feed: TrainingFeed, example_ids: np.ndarray) -> Batch:
+    """`feeds.example_batch`; the packing is that of `packing.pack_on_device`."""
+    real, example_ids = example_ids >= 0, np.maximum(example_ids, 0)
+    starts = feed.arrays.starts[example_ids]
+    lengths = np.where(real, feed.arrays.lengths[example_ids], 0)
+    shape = (feed.batch_rows, feed.row_len)
+    places = np.full(shape, -1, np.int32)
+    segment_ids, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    room = np.full(feed.batch_rows, feed.row_len)
+    read = np.zeros((2, len(starts)), np.int32)
+    fits = np.zeros(len(starts), bool)
+    for window in np.argsort(-lengths, kind="stable"):
+        length = lengths[window]
+        row = int(np.argmin(np.where(room >= length, room, feed.row_len + 1)))
+        if room[row] < length:
+            continue
+        column = feed.row_len - room[row]
+        room[row] -= length
+        taken = (row, slice(column, column + length))
+        positions[taken] = np.arange(length)
+        places[taken] = starts[window] + positions[taken]
+        segment_ids[taken] = column + 1
+        read[:, window] = row, max(column + length - 1, 0)
+        fits[window] = True
+    return _batch(feed, places, segment_ids, positions, tuple(read), example_ids, real & fits)
+
+
+def _batch(feed, places, segment_ids, positions, read, example_ids, weights) -> Batch:
+    items = feed.arrays.item_ids[np.maximum(places, 0)]
+    return Batch(
+        np.where(places >= 0, items, 0).astype(np.int32),
+        segment_ids.astype(np.int32),
+        positions.astype(np.int32),
+        *read,
+        example_ids.astype(np.int32),
+        feed.arrays.target_ids[example_ids].astype(np.int32),
+        weights.astype(np.float32),
+    )
