@@ -2,7 +2,8 @@
 
     WORKDIR/study.json  study.csv  study.md  report.html  plots/  VARIANT/seed_N/  semantic/
 
-What is finished is read, so a killed study goes on, and seeds or variants can be added to it later.
+What is finished is read, so a killed study goes on, and seeds or variants can be added to it later. What a language
+model is asked for comes first, before any training, and no variant pays for an answer that another has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.storage import PathLike
 from raserec_jax.errors import ConfigError
 from raserec_jax.report.results import write_bytes_atomic, write_json_atomic
+from raserec_jax.semantic.answer_cache import share_answers
+from raserec_jax.semantic.settings import asks_a_model
 from raserec_jax.semantic.vector_cache import share_vectors
 from raserec_jax.studies.outcome import Outcome, read_outcome, summarize
 from raserec_jax.studies.page import write_study_report
@@ -60,6 +63,8 @@ def run_study(
     configs = {one.name: varied(config, one, workdir) for one in study.variants}
     if log is None:
         log, item_text = read_data(config)
+    base = config.semantic.folder or workdir / "semantic"
+    ask_models(study, configs, base, workdir, log, item_text, seeds[0])
     outcomes: dict[str, list[Outcome]] = {}
     for place, variant in enumerate(study.variants):
         for seed in seeds:
@@ -70,7 +75,7 @@ def run_study(
             one = configs[variant.name].copy_and_resolve_references()
             one.seed = seed
             if uses_semantics(one):
-                share_vectors(config.semantic.folder or workdir / "semantic", one.semantic.folder)
+                share_vectors(base, one.semantic.folder)
             folder = workdir / variant.name / f"seed_{seed}"
             first = workdir / study.variants[0].name / f"seed_{seed}"
             train(
@@ -87,6 +92,39 @@ def run_study(
                 summary = summarize(done, outcomes, seeds, plain(config))
                 _write(workdir, done, summary)
     return summary
+
+
+def ask_models(
+    study: Study,
+    configs: Mapping[str, ConfigDict],
+    base: PathLike,
+    workdir: PathLike,
+    log: InteractionLog,
+    item_text: ItemText | None,
+    seed: int,
+) -> None:
+    """Has a language model write the texts of every variant that wants some, so that a dead endpoint costs no training.
+
+    Args:
+      study, log, item_text: as `run_study`.
+      configs: variant name -> its configuration, as `varied` makes it.
+      base: another folder whose answers are taken over.
+      workdir: folder of the study.
+      seed: of the workdir in which the texts' stage is done; the others read them.
+
+    Raises:
+      as `train`.
+    """
+    folders = [base, *(one.semantic.folder for one in configs.values() if one.semantic.folder)]
+    for variant in study.variants:
+        one = configs[variant.name].copy_and_resolve_references()
+        if not uses_semantics(one) or not asks_a_model(one.semantic):
+            continue
+        print(f"\n=== {variant.label}: texts", flush=True)
+        one.seed = seed
+        share_answers(folders, one.semantic.folder)
+        folder = Path(workdir) / variant.name / f"seed_{seed}"
+        train(one, log, folder, item_text=item_text, stages=("semantic",))
 
 
 def varied(config: ConfigDict, variant: Variant, workdir: Path) -> ConfigDict:
@@ -108,7 +146,10 @@ def varied(config: ConfigDict, variant: Variant, workdir: Path) -> ConfigDict:
         one.semantic.folder = str(workdir / "semantic")
     if one.semantic.to_dict() != _with_folder(config, one).to_dict():
         one.semantic.folder = str(workdir / f"semantic_{variant.name}")
-    presets.check_config(one)
+    try:
+        presets.check_config(one)
+    except ConfigError as error:
+        raise ConfigError(f"variant {variant.name}: {error}") from None
     return one
 
 
