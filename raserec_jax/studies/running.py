@@ -16,10 +16,12 @@ from raserec_jax import presets
 from raserec_jax.config_files import leaves
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import ItemText
+from raserec_jax.data.splits import split_log
 from raserec_jax.data.storage import PathLike
 from raserec_jax.errors import ConfigError
 from raserec_jax.report.results import write_bytes_atomic, write_json_atomic
 from raserec_jax.semantic.answer_cache import share_answers
+from raserec_jax.semantic.pipeline import embed_text
 from raserec_jax.semantic.settings import asks_a_model
 from raserec_jax.semantic.vector_cache import share_vectors
 from raserec_jax.studies.outcome import Outcome, read_outcome, summarize
@@ -28,6 +30,7 @@ from raserec_jax.studies.study import Study, Variant
 from raserec_jax.studies.tables import study_csv
 from raserec_jax.training.pipeline import read_data, train
 from raserec_jax.training.semantic_stage import uses_semantics
+from raserec_jax.training.signals import interruptible
 from raserec_jax.training.workdir import plain
 
 QUICK_EPOCHS = 2
@@ -64,7 +67,7 @@ def run_study(
     if log is None:
         log, item_text = read_data(config)
     base = config.semantic.folder or workdir / "semantic"
-    ask_models(study, configs, base, workdir, log, item_text, seeds[0])
+    ask_models(study, configs, base, workdir, log, item_text)
     outcomes: dict[str, list[Outcome]] = {}
     for place, variant in enumerate(study.variants):
         for seed in seeds:
@@ -98,10 +101,9 @@ def ask_models(
     study: Study,
     configs: Mapping[str, ConfigDict],
     base: PathLike,
-    workdir: PathLike,
+    workdir: Path,
     log: InteractionLog,
     item_text: ItemText | None,
-    seed: int,
 ) -> None:
     """Has a language model write the texts of every variant that wants some, so that a dead endpoint costs no training.
 
@@ -109,22 +111,19 @@ def ask_models(
       study, log, item_text: as `run_study`.
       configs: variant name -> its configuration, as `varied` makes it.
       base: another folder whose answers are taken over.
-      workdir: folder of the study.
-      seed: of the workdir in which the texts' stage is done; the others read them.
+      workdir: folder of the study; answers to variants of an earlier call lie there too.
 
     Raises:
-      as `train`.
+      as `embed_text`.
     """
-    folders = [base, *(one.semantic.folder for one in configs.values() if one.semantic.folder)]
     for variant in study.variants:
-        one = configs[variant.name].copy_and_resolve_references()
-        if not uses_semantics(one) or not asks_a_model(one.semantic):
-            continue
-        print(f"\n=== {variant.label}: texts", flush=True)
-        one.seed = seed
-        share_answers(folders, one.semantic.folder)
-        folder = Path(workdir) / variant.name / f"seed_{seed}"
-        train(one, log, folder, item_text=item_text, stages=("semantic",))
+        one = configs[variant.name]
+        if uses_semantics(one) and asks_a_model(one.semantic):
+            print(f"\n=== {variant.label}: texts", flush=True)
+            folder = one.semantic.folder
+            share_answers([base, *sorted(workdir.glob("semantic*"))], folder)
+            with interruptible():
+                embed_text(split_log(log, one.data), item_text, one.semantic, folder)
 
 
 def varied(config: ConfigDict, variant: Variant, workdir: Path) -> ConfigDict:

@@ -109,7 +109,7 @@ def test_a_study_of_prompts_pays_for_no_answer_twice(tmp_path, monkeypatch):
     def ask(*names):
         chosen = study.only(list(names))
         configs = {one.name: varied(config, one, tmp_path) for one in chosen.variants}
-        ask_models(chosen, configs, tmp_path / "semantic", tmp_path, log, text, 0)
+        ask_models(chosen, configs, tmp_path / "semantic", tmp_path, log, text)
 
     with pytest.raises(ConfigError, match="the environment variable OPENAI_API_KEY is not set"):
         ask("llm_0")
