@@ -13,12 +13,14 @@ import logging
 import os
 import pathlib
 import threading
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from raserec_jax.data.storage import PathLike
 from raserec_jax.errors import ConfigError, DataError
 from raserec_jax.semantic.prompts import Prompt
 
+ANSWERS_FILE = "answers.jsonl"
 _FIELDS = ("key", "model", "answer", "tokens_in", "tokens_out")
 
 
@@ -87,9 +89,7 @@ class AnswerCache:
             if record is None:
                 damaged += 1
             else:
-                self._answers[record["key"]] = Answer(
-                    record["answer"], record["tokens_in"], record["tokens_out"]
-                )
+                self._answers[record["key"]] = _answer(record)
         if damaged:
             logging.getLogger("raserec_jax").warning(
                 "%s: %d damaged lines are left out; these answers are asked for again",
@@ -111,11 +111,34 @@ class AnswerCache:
           DataError: the disk is full, or the like; the file is as before.
         """
         record = dict(zip(_FIELDS, (key, model, *answer), strict=True))
-        line = json.dumps(record | {"sha256": _digest(record)}).encode() + b"\n"
+        self._append([record])
+
+    def take_over(self, path: PathLike) -> int:
+        """Adds what another file has and this one lacks; returns how many. Damaged lines there are left alone.
+
+        Raises:
+          DataError: as `add`; or the other file cannot be read.
+        """
+        try:
+            content = pathlib.Path(path).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}); make it readable, its answers are paid for"
+            ) from error
+        found = filter(None, map(_parsed, content.splitlines()))
+        lacking = {one["key"]: one for one in found if one["key"] not in self._answers}
+        if lacking:
+            self._append(list(lacking.values()))
+        return len(lacking)
+
+    def _append(self, records: Sequence[dict]) -> None:
+        lines = b"".join(
+            json.dumps(one | {"sha256": _digest(one)}).encode() + b"\n" for one in records
+        )
         with self._mutex:
             size = os.fstat(self._file).st_size
             try:
-                if os.write(self._file, line) != len(line):
+                if os.write(self._file, lines) != len(lines):
                     raise OSError(28, "No space left on device")
                 os.fsync(self._file)
             except OSError as error:
@@ -123,7 +146,7 @@ class AnswerCache:
                 raise DataError(
                     f"{self._path}: an answer cannot be written ({error.strerror}); free space and run again"
                 ) from error
-            self._answers[key] = answer
+            self._answers.update((one["key"], _answer(one)) for one in records)
 
     def close(self) -> None:
         """Gives up the lock."""
@@ -136,6 +159,26 @@ class AnswerCache:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+def share_answers(folders: Sequence[PathLike], other: PathLike) -> None:
+    """Gives one folder of `pipeline.embed_text` the answers that others have, so that none is paid for again.
+
+    Raises:
+      as `AnswerCache` and `take_over`.
+    """
+    target = pathlib.Path(other) / ANSWERS_FILE
+    sources = (pathlib.Path(folder) / ANSWERS_FILE for folder in folders)
+    sources = [path for path in dict.fromkeys(sources) if path.exists() and path != target]
+    if not sources:
+        return
+    with AnswerCache(target) as cache:
+        for path in sources:
+            cache.take_over(path)
+
+
+def _answer(record: dict) -> Answer:
+    return Answer(record["answer"], record["tokens_in"], record["tokens_out"])
 
 
 def _digest(record: dict) -> str:

@@ -115,6 +115,11 @@ def semantic_settings(**overrides) -> ConfigDict:
     )
 
 
+def asks_a_model(settings: ConfigDict) -> bool:
+    """Whether a language model writes texts of items or of histories."""
+    return "llm" in (settings.descriptions, settings.histories)
+
+
 _ANY = float("inf")
 _CHOICES = {
     "descriptions": SOURCES,

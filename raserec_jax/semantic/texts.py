@@ -11,7 +11,7 @@ from raserec_jax.data.storage import write_file
 from raserec_jax.errors import DataError
 from raserec_jax.progress import Progress
 from raserec_jax.semantic import asking
-from raserec_jax.semantic.answer_cache import AnswerCache
+from raserec_jax.semantic.answer_cache import ANSWERS_FILE, AnswerCache
 from raserec_jax.semantic.descriptions import item_names, read_descriptions, template_descriptions
 from raserec_jax.semantic.histories import history_texts
 from raserec_jax.semantic.llm_client import estimate
@@ -107,7 +107,7 @@ class Texts:
         return found
 
     def _ask(self, prompts, labels: Sequence[str], desc: str) -> list[str]:
-        with AnswerCache(self.folder / "answers.jsonl") as cache:
+        with AnswerCache(self.folder / ANSWERS_FILE) as cache:
             print(f"{desc}: {estimate(prompts, self.settings.llm, cache)}", flush=True)
             return asking.ask_all(
                 prompts, labels, self.settings.llm, cache, self.folder, desc, self.progress
@@ -154,7 +154,7 @@ class Texts:
         if settings.histories == "llm":
             prompts = asking.history_prompts(self.split, names, settings)[1]
             asked.append(("histories", prompts))
-        cache = AnswerCache(self.folder / "answers.jsonl", read_only=True)
+        cache = AnswerCache(self.folder / ANSWERS_FILE, read_only=True)
         for what, prompts in asked:
             lines.append(f"{what}: {estimate(prompts, settings.llm, cache)}")
         if not asked:

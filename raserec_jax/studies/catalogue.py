@@ -12,7 +12,12 @@ NEW_ITEMS_QUESTION = (
 
 _FULL_TEXT = Variant("full", "full method", {})
 _NO_LOSSES = {"sra_cl.inter_weight": 0.0, "sra_cl.intra_weight": 0.0}
+_NO_LLM = {"semantic.descriptions": "template", "semantic.histories": "mean"}
 _RANDOM_START = {"sra_cl.item_start": "random"}
+
+
+def _llm(sequences: int) -> dict[str, object]:
+    return _NO_LLM | {"semantic.descriptions": "llm", "semantic.llm.sequences": sequences}
 
 
 def _sra_cl(title: str, question: str, variants: tuple[Variant, ...], axis: str = "") -> Study:
@@ -96,6 +101,23 @@ STUDIES: dict[str, Study] = {
                 "adapted_choice",
                 "adapted, k of 50 candidates",
                 {"sra_cl.vectors": "adapted", "semantic.top_k": 50},
+            ),
+        ),
+    ),
+    "sra_cl_prompts": _sra_cl(
+        "SRA-CL: what a language model is told",
+        "Do its descriptions beat the columns, and how many training sequences should a prompt show "
+        "(needs semantic.llm.model)?",
+        (
+            Variant("template", "columns, no language model", _NO_LLM),
+            Variant("llm_0", "language model, attributes alone", _llm(0)),
+            Variant("llm_5", "with 5 sequences", _llm(5)),
+            Variant("llm_10", "with 10 sequences", _llm(10)),
+            # A call for each distinct history: many more than there are items.
+            Variant(
+                "llm_histories",
+                "with 10 sequences; histories too",
+                _llm(10) | {"semantic.histories": "llm"},
             ),
         ),
     ),

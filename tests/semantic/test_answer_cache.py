@@ -9,7 +9,13 @@ import textwrap
 import pytest
 
 from raserec_jax.errors import ConfigError, DataError
-from raserec_jax.semantic.answer_cache import Answer, AnswerCache, answer_key
+from raserec_jax.semantic.answer_cache import (
+    ANSWERS_FILE,
+    Answer,
+    AnswerCache,
+    answer_key,
+    share_answers,
+)
 from raserec_jax.semantic.prompts import Prompt
 
 ANSWER = Answer("fine, with ü and \u2028", 10, 2)
@@ -79,6 +85,28 @@ def test_one_writer_at_a_time(tmp_path):
             AnswerCache(path)
         AnswerCache(path, read_only=True)
     AnswerCache(path).close()
+
+
+def test_answers_are_shared_once(tmp_path):
+    one, two, other = (tmp_path / name for name in ("one", "two", "other"))
+    fill(one / ANSWERS_FILE, 2)
+    fill(two / ANSWERS_FILE, 3)
+    with open(two / ANSWERS_FILE, "ab") as file:
+        file.write(b'{"key": "torn')
+    before = (two / ANSWERS_FILE).read_bytes()
+    fill(other / ANSWERS_FILE, 1)
+    for _ in range(2):
+        share_answers([one, two, two, other, tmp_path / "none"], other)
+        content = (other / ANSWERS_FILE).read_bytes()
+        assert content.count(b"\n") == 3
+    assert content == before[: len(content)]
+    assert (two / ANSWERS_FILE).read_bytes() == before
+    with AnswerCache(other / ANSWERS_FILE) as cache:
+        assert (len(cache), cache.get("k2")) == (3, ANSWER)
+        with pytest.raises(DataError, match="cannot be read .*; make it readable"):
+            cache.take_over(tmp_path / "none")
+    share_answers([tmp_path / "none"], tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_full_disk_leaves_the_file_whole(tmp_path):

@@ -20,6 +20,7 @@ def test_variants_are_distinct_and_can_be_configured(name, tmp_path):
     study = STUDIES[name]
     preset = presets.sra_cl if name.startswith("sra_cl") else presets.raserec
     config = preset("movielens_100k")
+    config.semantic.llm.model = "small"
     made = [varied(config, variant, tmp_path) for variant in study.variants]
     assert len({str(plain(one)) for one in made}) == len(made) or name in ("sra_cl_text", "reader")
     assert len({variant.name for variant in study.variants}) == len(study.variants)
@@ -76,6 +77,10 @@ def test_the_command_tells_the_studies_and_refuses_in_one_sentence(tmp_path):
         (("--study=memory_k", "--variants=no"), "--variants has no; use some of top_k_1,"),
         (("--study=memory_k", "--seeds=1,1"), "--seeds=1,1 should be distinct integers"),
         (("--study=new_items", "--seeds=0,1"), "--study=new_items takes one seed"),
+        (
+            ("--study=sra_cl_prompts", "--quick"),
+            "variant llm_0: --config.semantic.descriptions=llm needs --config.semantic.llm.model; give it",
+        ),
     ):
         refused = run_launcher(*common, *arguments)
         assert refused.returncode == 2

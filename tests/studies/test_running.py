@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from raserec_jax import presets
-from raserec_jax.errors import ConfigError
-from raserec_jax.studies.running import run_study
+from raserec_jax.errors import ConfigError, DataError
+from raserec_jax.studies.catalogue import STUDIES
+from raserec_jax.studies.running import ask_models, run_study, varied
 from raserec_jax.studies.study import MEMORY, STAGE_1, Study, Variant, sweep
 from raserec_jax.training.comparing import compare
+from tests.semantic.chat_server import reply, serving
 from tests.tiny_workdir import generated_log, quick_compiles, tiny_config, titles
 
 
@@ -68,13 +70,18 @@ def test_a_study_of_the_memory_trains_stage_1_once_per_seed_and_goes_on(tmp_path
         assert (tmp_path / name).stat().st_size > 500
 
 
-def test_a_study_of_texts_shares_vectors_and_shows_entropies(tmp_path):
-    config, log = tiny_config(), generated_log()
+def tiny_sra_cl():
+    config = tiny_config()
     config.pretrain.stopping.epochs = 1
     config.sra_cl = presets.sra_cl().sra_cl
     config.semantic = presets.sra_cl().semantic
     config.semantic.update(encoder="hashing", width=16, top_k=4, report_samples=1)
     config.sra_cl.update(k=4, anchors=8)
+    return config
+
+
+def test_a_study_of_texts_shares_vectors_and_shows_entropies(tmp_path):
+    config, log = tiny_sra_cl(), generated_log()
     variants = (
         Variant("full", "full", {}),
         Variant("clusters", "clusters", {"semantic.neighbors": "cluster"}),
@@ -89,6 +96,54 @@ def test_a_study_of_texts_shares_vectors_and_shows_entropies(tmp_path):
     )
     np.testing.assert_array_equal(one, two)
     assert (tmp_path / "semantic_clusters" / "vectors").is_dir()
+
+
+def test_a_study_of_prompts_pays_for_no_answer_twice(tmp_path, monkeypatch):
+    pytest.importorskip("openai", reason="the extra semantic is not installed: no package openai")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    config, log, study = tiny_sra_cl(), generated_log(), STUDIES["sra_cl_prompts"]
+    config.semantic.history_items = 2
+    config.semantic.llm.update(model="small", retries=0, backoff_s=0.001)
+    text = titles(log)
+
+    def ask(*names):
+        chosen = study.only(list(names))
+        configs = {one.name: varied(config, one, tmp_path) for one in chosen.variants}
+        ask_models(chosen, configs, tmp_path / "semantic", tmp_path, log, text)
+
+    with pytest.raises(ConfigError, match="the environment variable OPENAI_API_KEY is not set"):
+        ask("llm_0")
+    with serving(lambda number, request: reply(f"answer {number}")) as server:
+        config.semantic.llm.base_url = server.url
+        ask("llm_5", "llm_10")
+        items, few = len(text.labels), len(server.requests)
+        assert items < few < 2 * items  # of items with up to five sequences both have one prompt
+        ask("llm_0", "llm_histories")
+        asked = [json.dumps(request["messages"]) for request in server.requests]
+        assert len(set(asked)) == len(asked) > few + items
+        ask(*(variant.name for variant in study.variants))
+        assert len(server.requests) == len(asked)
+    described = {
+        name: (tmp_path / f"semantic_{name}" / "descriptions.tsv").read_bytes()
+        for name in ("llm_0", "llm_5", "llm_10", "llm_histories")
+    }
+    assert described["llm_10"] == described["llm_histories"]
+    assert len(set(described.values())) == 3
+    assert not (tmp_path / "template").exists()
+
+
+def test_an_endpoint_that_is_down_is_told_before_any_training(tmp_path):
+    pytest.importorskip("openai", reason="the extra semantic is not installed: no package openai")
+    config, log = tiny_sra_cl(), generated_log()
+    config.semantic.llm.update(model="small", retries=0, base_url="http://127.0.0.1:9/v1")
+    study = STUDIES["sra_cl_prompts"]
+    with pytest.raises(DataError, match="gives no answers"):
+        run_study(study, config, tmp_path, log=log, item_text=titles(log))
+    assert not (tmp_path / "template").exists()
+    config.semantic.llm.model = ""
+    with pytest.raises(ConfigError, match="variant llm_0: .*descriptions=llm needs .*llm.model"):
+        run_study(study, config, tmp_path / "a", log=log, item_text=titles(log))
+    assert not (tmp_path / "a").exists()
 
 
 def test_changes_that_do_not_fit_are_refused_before_any_work(tmp_path):
