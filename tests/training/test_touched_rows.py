@@ -41,10 +41,10 @@ RATE = {
 }
 
 
-def case(**loss):
+def case(num_items=0, **loss):
     split = random_split([9] * 12, num_items=60)
     encoder = SequenceEncoder(
-        split.log.num_items, 8, dim=8, num_layers=1, inner_dim=8, repeat_bias=True
+        num_items or split.log.num_items, 8, dim=8, num_layers=1, inner_dim=8, repeat_bias=True
     )
     feed = packed_feed(
         split, max_len=8, long_history="chunked", targets_per_batch=18, row_len=16, seed=0
@@ -67,8 +67,8 @@ def test_rows_and_places():
 
 @pytest.mark.parametrize(
     "loss",
-    [{}, {"negatives": "popularity"}, {"negatives": "in_batch"}],
-    ids=["uniform", "popularity", "in_batch"],
+    [{}, {"negatives": "popularity"}, {"negatives": "in_batch"}, {"num_items": 900}],
+    ids=["uniform", "popularity", "in_batch", "large_catalogue"],
 )
 def test_loss_and_gradients_are_those_of_the_whole_table(loss):
     task, params = case(item_updates="touched", **loss)
