@@ -51,9 +51,12 @@ class Ceilings:
 
     def told(self) -> dict[str, float]:
         """For a record: the three general ceilings, as far as they were needed."""
-        named = {("bytes", ()): "bytes_per_s", ("exps", ()): "exps_per_s"}
-        found = {name: self.rates[kind] for kind, name in named.items() if kind in self.rates}
-        return {"square_flops_per_s": self.square_rate(), **found}
+        named = {
+            self._of_square(): "square_flops_per_s",
+            ("bytes", ()): "bytes_per_s",
+            ("exps", ()): "exps_per_s",
+        }
+        return {name: self.rates[kind] for kind, name in named.items() if kind in self.rates}
 
     def _of_square(self) -> tuple[str, tuple]:
         return "product", (1, self._square, self._square, self._square, False)

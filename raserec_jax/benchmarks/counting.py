@@ -55,7 +55,7 @@ class Work(NamedTuple):
     def flops(self) -> float:
         return sum(one.flops for one in self.products)
 
-    def times(self, factor: float) -> "Work":
+    def times(self, factor: int | float) -> "Work":
         """So many times this work."""
 
         def more(products):

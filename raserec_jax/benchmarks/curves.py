@@ -117,7 +117,7 @@ def _point(bench: Bench, curve: str, x: float, unit: str, one: Contestant) -> li
     return bench.measure("", size, unit, [one], curve=curve, x=x)
 
 
-def slope(x: Sequence[float], y: Sequence[float]) -> float | None:
+def slope(x: Sequence[int | float], y: Sequence[int | float]) -> float | None:
     """Least-squares slope of log y over log x: 0 = constant, 1 = linear; None with fewer than two points."""
     if len(x) < 2:
         return None

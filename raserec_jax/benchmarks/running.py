@@ -15,6 +15,7 @@ import jax
 from raserec_jax import __version__
 from raserec_jax.benchmarks.bench import Bench, Skipped
 from raserec_jax.benchmarks.catalogue import measurements
+from raserec_jax.benchmarks.ceilings import Ceilings
 from raserec_jax.benchmarks.contest import Line
 from raserec_jax.benchmarks.machine import device_name
 from raserec_jax.benchmarks.sizes import SIZES
@@ -87,7 +88,7 @@ def run_benchmark(
         record = {
             "format": FORMAT,
             "identity": identity,
-            "ceilings": bench.ceilings.told() if bench.ceilings.rates else {},
+            "ceilings": bench.ceilings.told(),
             "took_s": time.perf_counter() - began,
             "lines": [line._asdict() for line in lines],
         }
@@ -97,21 +98,30 @@ def run_benchmark(
             say(f"    {line_words(line)}")
         say(f"    took {record['took_s']:.0f} s")
         gc.collect()  # large tables go before the next row makes its own
-    lines = [line for one in found.values() for line in one or ()]
-    write_tables(workdir, lines, identity, bench.ceilings.told() if bench.ceilings.rates else {})
+        _write_text(workdir, _joined(found), identity, bench.ceilings)
+    lines = _joined(found)
+    _write_text(workdir, lines, identity, bench.ceilings)
+    _write_pictures(workdir, lines)
     return lines
 
 
-def write_tables(
-    workdir: Path, lines: Sequence[Line], identity: dict[str, Any], ceilings: dict[str, float]
+def _joined(found: dict[str, list[Line] | None]) -> list[Line]:
+    return [line for one in found.values() for line in one or ()]
+
+
+def _write_text(
+    workdir: Path, lines: Sequence[Line], identity: dict[str, Any], ceilings: Ceilings
 ) -> None:
-    """benchmark.csv, benchmark.md and the pictures."""
+    """benchmark.csv and benchmark.md."""
+    write_bytes_atomic(workdir / "benchmark.csv", benchmark_csv(lines).encode())
+    text = benchmark_markdown(lines, identity, ceilings.told())
+    write_bytes_atomic(workdir / "benchmark.md", text.encode())
+
+
+def _write_pictures(workdir: Path, lines: Sequence[Line]) -> None:
     from raserec_jax.benchmarks.plots import draw_curves, draw_rows
     from raserec_jax.report.plots import png_of  # matplotlib: slow to import
 
-    write_bytes_atomic(workdir / "benchmark.csv", benchmark_csv(lines).encode())
-    text = benchmark_markdown(lines, identity, ceilings)
-    write_bytes_atomic(workdir / "benchmark.md", text.encode())
     for name, figure in (("benchmark.png", draw_rows(lines)), ("curves.png", draw_curves(lines))):
         if figure is not None:
             write_bytes_atomic(workdir / name, png_of(figure))

@@ -64,7 +64,7 @@ QUICK = Sizes(
     curve_banks=(10_000, 100_000, 1_000_000),
     curve_lengths=(50, 200, 1000),
     curve_batches=(64, 256, 1024),
-    curve_widths=(32, 64, 128),
+    curve_widths=(32, 128),
     curve_queries=512,
     curve_places=4096,
 )
