@@ -1,0 +1,118 @@
+"""What this device gives, measured in this process: product rates by shape, memory bandwidth, exponentials.
+
+Probes run between the contestants of a measurement, so what else happens on the machine hits both; the best rate that
+was seen counts. Each probe loops inside one device call for some tens of milliseconds.
+"""
+
+import time
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from raserec_jax.benchmarks.counting import FLOAT_BYTES, Product, Work
+
+SQUARE = 2048
+PROBE_S = 0.03
+_EXP_COUNT = 2**16  # stays in a cache: exponentials, not memory, are the limit
+_CACHE_MIB = 256  # larger than any cache of a CPU
+
+
+class Ceilings:
+    """Best rates so far: FLOP/s by shape of the product, bytes/s, exponentials/s.
+
+    Attributes:
+      rates: (kind, shape) -> work per second.
+    """
+
+    def __init__(
+        self, probe_s: float = PROBE_S, stream_mib: int = _CACHE_MIB, square: int = SQUARE
+    ):
+        """probe_s: how long a probe takes.  stream_mib: of each array of the triad.  square: of the large product."""
+        self.rates: dict[tuple[str, tuple], float] = {}
+        self._probes: dict[tuple[str, tuple], tuple] = {}
+        self._probe_s, self._stream_mib, self._square = probe_s, stream_mib, square
+
+    def probe(self, work: Work) -> None:
+        """Measures once more what bounds `work`."""
+        kinds = [("product", one.shape) for one in (*work.products, *work.recomputed) if one.times]
+        kinds += [self._of_square()]
+        kinds += [("bytes", ())] * (work.bytes > 0) + [("exps", ())] * (work.exps > 0)
+        for kind in dict.fromkeys(kinds):
+            self._measure(kind)
+
+    def product_seconds(self, products: tuple[Product, ...]) -> float:
+        """How long these take at the best rates of their own shapes."""
+        return sum(one.flops / self.rates["product", one.shape] for one in products if one.times)
+
+    def square_rate(self) -> float:
+        """FLOP/s of a large square product."""
+        return self.rates[self._of_square()]
+
+    def told(self) -> dict[str, float]:
+        """For a record: the three general ceilings, as far as they were needed."""
+        named = {
+            self._of_square(): "square_flops_per_s",
+            ("bytes", ()): "bytes_per_s",
+            ("exps", ()): "exps_per_s",
+        }
+        return {name: self.rates[kind] for kind, name in named.items() if kind in self.rates}
+
+    def _of_square(self) -> tuple[str, tuple]:
+        return "product", (1, self._square, self._square, self._square, False)
+
+    def _measure(self, kind: tuple[str, tuple]) -> None:
+        if kind not in self._probes:
+            self._probes[kind] = self._prepared(kind)
+        run, arrays, work, count = self._probes[kind]
+        began = time.perf_counter()
+        jax.block_until_ready(run(count, *arrays))
+        seconds = time.perf_counter() - began
+        self.rates[kind] = max(self.rates.get(kind, 0.0), count * work / seconds)
+
+    def _prepared(self, kind: tuple[str, tuple]) -> tuple:
+        """(function of a count and arrays, arrays, work of one round, rounds that take about `probe_s`)."""
+        name, shape = kind
+        if name == "product":
+            batch, m, k, n, exact = shape
+            run = _exact_products if exact else _products
+            arrays = (jnp.full((batch, m, k), 0.5), jnp.full((batch, k, n), 0.5))
+            work = 2.0 * batch * m * k * n
+        elif name == "exps":
+            run, arrays, work = _exponentials, (jnp.linspace(-2.0, 0.0, _EXP_COUNT),), _EXP_COUNT
+        else:
+            count = self._stream_mib * 2**20 // FLOAT_BYTES
+            run, arrays = _triad, (jnp.zeros(count), jnp.ones(count))
+            work = 3.0 * count * FLOAT_BYTES
+        jax.block_until_ready(run(1, *arrays))
+        began = time.perf_counter()
+        jax.block_until_ready(run(2, *arrays))
+        once = (time.perf_counter() - began) / 2
+        return run, arrays, work, max(1, min(round(self._probe_s / max(once, 1e-7)), 100_000))
+
+
+def _looped(precision):
+    """Products in a row; each waits for the one before, and all of each is made."""
+
+    def products(count, left, right):
+        def one(_, left):
+            made = lax.optimization_barrier(jnp.matmul(left, right, precision=precision))
+            return left.at[0, 0, 0].add(1e-30 * made[0, 0, 0])
+
+        return lax.fori_loop(0, count, one, left)
+
+    return jax.jit(products)
+
+
+_products, _exact_products = _looped(None), _looped(lax.Precision.HIGHEST)
+
+
+@jax.jit
+def _exponentials(count, values):
+    return lax.fori_loop(0, count, lambda _, x: jnp.exp(x) - 1.5, values)
+
+
+@jax.jit
+def _triad(count, out, other):
+    """out = other + s * out, in place: two reads and a write."""
+    return lax.fori_loop(0, count, lambda _, out: other + 0.5 * out, out)

@@ -1,0 +1,185 @@
+"""Contestants timed in turns, and what comes of it: a `Line` of the table for each.
+
+All are run once before the clock starts (compilation). Then, round by round, each runs once and the ceilings are probed
+once, so that a busy neighbour hits them alike. Minimum and median are told; rates and shares are those of the minimum.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from raserec_jax.benchmarks.ceilings import Ceilings
+from raserec_jax.benchmarks.counting import Work, total
+from raserec_jax.benchmarks.machine import device_name, forget_peak, peak_bytes
+
+ENOUGH_OF_PRODUCTS = (
+    0.4  # below this share of the product rate a line says what else it is bound by
+)
+
+
+class Contestant(NamedTuple):
+    """One way to do the work.
+
+    what: in words.  run: does it once and returns arrays to wait for.
+    units: how many of the row's units (targets, queries, users) one run does.
+    work: what one run needs; None = not counted.  temp_bytes: that the compiled program takes beside its arguments.
+    note: what a reader has to know.
+    """
+
+    what: str
+    run: Callable[[], Any]
+    units: float
+    work: Work | None = None
+    temp_bytes: int | None = None
+    note: str = ""
+
+
+class Line(NamedTuple):
+    """A line of the table; plain values, as JSON keeps them, None = not known.
+
+    row: which measurement it belongs to; the first line of a row is ours and the one that the others are compared with.
+    seconds, median_s: of one run, minimum and median of `repetitions`.  rate: units per second.
+    ratio: how many times as long as the first line of the row takes for a unit.
+    cores: CPU seconds by seconds of the fastest run.
+    flops, bytes, exps: counted for one run.  product_share: of the rate of products of these shapes; with_recomputed:
+    the same with what is computed again; square_share: of a large square product's rate; bytes_share, exps_share: of
+    bandwidth and exponentials.  together: products and exponentials (the same units do both) or bytes, the larger.
+    bound: in words.  temp_bytes, peak_bytes: of the program; of the process while the row was measured.
+    curve, x: the curve that this is a point of, and where.  whole_s: seconds for all there is (an epoch, a test).
+    """
+
+    row: str
+    what: str
+    size: str
+    unit: str
+    device: str = ""
+    units: float | None = None
+    seconds: float | None = None
+    median_s: float | None = None
+    repetitions: int = 0
+    cores: float | None = None
+    rate: float | None = None
+    ratio: float | None = None
+    flops: float | None = None
+    bytes: float | None = None
+    exps: float | None = None
+    product_share: float | None = None
+    with_recomputed: float | None = None
+    square_share: float | None = None
+    bytes_share: float | None = None
+    exps_share: float | None = None
+    together: float | None = None
+    bound: str = ""
+    temp_bytes: int | None = None
+    peak_bytes: int | None = None
+    note: str = ""
+    curve: str = ""
+    x: float | None = None
+    whole_s: float | None = None
+
+
+class Timing(NamedTuple):
+    """seconds of every run; cores: CPU seconds by seconds of the fastest."""
+
+    seconds: tuple[float, ...]
+    cores: float
+
+
+def measure(
+    row: str,
+    size: str,
+    unit: str,
+    contestants: Sequence[Contestant],
+    *,
+    repetitions: int,
+    ceilings: Ceilings,
+    curve: str = "",
+    x: float | None = None,
+) -> list[Line]:
+    """Times the contestants in turns; the first of them is ours."""
+    forget_peak()
+    work = total([one.work for one in contestants if one.work is not None])
+    timings = alternate([one.run for one in contestants], repetitions, lambda: ceilings.probe(work))
+    peak = peak_bytes()
+    lines = []
+    first = min(timings[0].seconds) / contestants[0].units
+    for one, timing in zip(contestants, timings, strict=True):
+        seconds = min(timing.seconds)
+        line = Line(
+            row,
+            one.what,
+            size,
+            unit,
+            device_name(),
+            one.units,
+            seconds,
+            statistics.median(timing.seconds),
+            repetitions,
+            timing.cores,
+            one.units / seconds,
+            seconds / one.units / first,
+            temp_bytes=one.temp_bytes,
+            peak_bytes=peak,
+            note=one.note,
+            curve=curve,
+            x=x,
+        )
+        lines.append(with_shares(line, one.work, ceilings))
+    return lines
+
+
+def alternate(
+    runs: Sequence[Callable[[], Any]], repetitions: int, between: Callable[[], None]
+) -> list[Timing]:
+    """Each run once without a clock, then all in turns `repetitions` times, `between` after each round."""
+    for run in runs:
+        jax.block_until_ready(run())
+    between()
+    found: list[list[tuple[float, float]]] = [[] for _ in runs]
+    for round_ in range(repetitions):
+        for place in range(len(runs)):
+            place = (place + round_) % len(runs)
+            began, cpu = time.perf_counter(), time.process_time()
+            jax.block_until_ready(runs[place]())
+            seconds = time.perf_counter() - began
+            found[place].append((seconds, (time.process_time() - cpu) / max(seconds, 1e-9)))
+        between()
+    return [Timing(tuple(s for s, _ in one), min(one)[1]) for one in found]
+
+
+def with_shares(line: Line, work: Work | None, ceilings: Ceilings) -> Line:
+    """The line with what was counted and the shares of the ceilings; as it is where nothing was counted."""
+    if work is None:
+        return line
+    rates, seconds = ceilings.rates, line.seconds
+    products = ceilings.product_seconds(work.products)
+    again = ceilings.product_seconds(work.recomputed)
+    exps = work.exps / rates["exps", ()] if work.exps else 0.0
+    moved = work.bytes / rates["bytes", ()] if work.bytes else 0.0
+    line = line._replace(
+        flops=work.flops,
+        bytes=work.bytes,
+        exps=work.exps,
+        product_share=products / seconds,
+        with_recomputed=(products + again) / seconds,
+        square_share=work.flops / ceilings.square_rate() / seconds,
+        exps_share=exps / seconds,
+        bytes_share=moved / seconds,
+        together=max(products + again + exps, moved) / seconds,
+    )
+    return line._replace(bound=bound_words(line))
+
+
+def bound_words(line: Line) -> str:
+    """What the line is bound by: products, or what else and how far that bound is reached."""
+    if line.product_share >= ENOUGH_OF_PRODUCTS:
+        return "products"
+    others = {"exponentials": line.exps_share, "memory": line.bytes_share}
+    other = max(others, key=others.get)
+    words = f"{other} {others[other]:.0%}"
+    if line.with_recomputed > line.product_share:
+        words += f", recomputed products {line.with_recomputed - line.product_share:.0%}"
+    return f"{words}; counted work in all {line.together:.0%}"

@@ -1,0 +1,140 @@
+"""Rows about other libraries: SASRec as they train it, each by an interpreter of its own, beside our stage 1.
+
+The scripts are in `opponents`, whose docstrings say how to make an environment for each.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+
+import numpy as np
+
+from raserec_jax.batching.windows import training_examples
+from raserec_jax.benchmarks import opponents
+from raserec_jax.benchmarks.bench import Bench, Skipped
+from raserec_jax.benchmarks.contest import Line
+from raserec_jax.benchmarks.machine import device_name
+from raserec_jax.benchmarks.training_rows import stage_1_contestant
+from raserec_jax.data.splits import Split
+from raserec_jax.report.results import write_bytes_atomic
+
+_SCRIPTS = pathlib.Path(opponents.__file__).parent
+_ROWS_PER_BATCH = 128  # RecTools' own default, in rows of whole histories
+_TIMEOUT_S = 4 * 3600
+
+
+def opponent(bench: Bench, name: str) -> list[Line]:
+    """Ours before and after it, the faster counts, and an epoch of theirs.
+
+    Raises:
+      Skipped: no interpreter was named, or it failed.
+    """
+    python = bench.pythons.get(name)
+    if not python:
+        raise Skipped(f"--{name}_python names no interpreter")
+    config = bench.config()
+    folder = bench.workdir / "opponents"
+    write_log(folder, bench.split)
+    ours = stage_1_contestant(bench, "raserec_jax, stage 1, packed", config, bench.sizes.steps)
+    before = bench.measure(name, "", "targets", [ours])
+    told = run_script(python, name, _arguments(bench, name, config, folder))
+    after = bench.measure(name, "", "targets", [ours])
+    targets = len(training_examples(bench.split).lengths)
+    (line,) = min(before, after, key=lambda lines: lines[0].seconds)
+    size = f"{bench.size_words()}, {targets:,} targets, width {config.encoder.dim}"
+    line = line._replace(size=size, whole_s=targets / line.rate)
+    return [line, their_line(name, told, line)]
+
+
+def their_line(name: str, told: dict, ours: Line) -> Line:
+    """What a script told, as a line beside ours."""
+    seconds = min(told["seconds"])
+    rate = told["examples"] / seconds
+    versions = ", ".join(f"{library} {version}" for library, version in told["versions"].items())
+    part = "" if told["examples"] == told["whole"] else f", {told['examples']:,} of them timed"
+    return Line(
+        ours.row,
+        f"{name}, SASRec by its own trainer",
+        ours.size,
+        ours.unit,
+        device_name(),
+        float(told["examples"]),
+        seconds,
+        statistics.median(told["seconds"]),
+        len(told["seconds"]),
+        rate=rate,
+        ratio=ours.rate / rate,
+        whole_s=told["whole"] / rate,
+        note=f"{versions}; {told['whole']:,} targets{part}, {told['items']:,} items",
+    )
+
+
+def write_log(folder: pathlib.Path, split: Split) -> None:
+    """bench/bench.inter with all interactions, and train.tsv with those for training."""
+    log = split.log
+    place = np.arange(log.num_interactions) - log.offsets[log.user_ids]
+    columns = [log.user_ids, log.item_ids, place]
+    everything = np.stack(columns, axis=1)
+    training = everything[place < split.train_end[log.user_ids]]
+    for path, header, rows in (
+        ("bench/bench.inter", "user_id:token\titem_id:token\ttimestamp:float", everything),
+        ("train.tsv", "user\titem\tplace", training),
+    ):
+        lines = "\n".join("\t".join(map(str, row)) for row in rows.tolist())
+        write_bytes_atomic(folder / path, f"{header}\n{lines}\n".encode())
+
+
+def _arguments(bench: Bench, name: str, config, folder: pathlib.Path) -> list[str]:
+    encoder, sizes = config.encoder, bench.sizes
+    values = {
+        "folder": folder.resolve(),
+        "examples": sizes.opponent_examples,
+        "epochs": sizes.opponent_epochs,
+        "batch": _ROWS_PER_BATCH if name == "rectools" else bench.opponent_batch,
+        "dim": encoder.dim,
+        "inner_dim": encoder.inner_dim,
+        "layers": encoder.num_layers,
+        "heads": encoder.num_heads,
+        "max_len": encoder.max_len,
+        "dropout": encoder.hidden_dropout,
+    }
+    return [f"--{flag}={value}" for flag, value in values.items()]
+
+
+def run_script(python: str, name: str, arguments: list[str]) -> dict:
+    """Runs opponents/NAME_sasrec.py; the JSON of its last line.
+
+    Raises:
+      Skipped: the interpreter is not there, the script failed, or did not end, or told something else.
+    """
+    command = [python, str(_SCRIPTS / f"{name}_sasrec.py"), *arguments]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_TIMEOUT_S,
+        )
+    except OSError as error:
+        raise Skipped(f"--{name}_python={python} cannot be run ({error.strerror})") from error
+    except subprocess.TimeoutExpired as error:
+        raise Skipped(f"{name} did not end within {_TIMEOUT_S} s") from error
+    if done.returncode:
+        words = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        raise Skipped(f"{name} ended with code {done.returncode}: {words:.200}")
+    try:
+        told = json.loads(done.stdout.strip().splitlines()[-1])
+        if not (told["seconds"] and told["examples"] and told["whole"] and told["versions"]):
+            raise ValueError("an empty field")
+        told["items"] = int(told["items"])
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise Skipped(
+            f"{name} ended without the JSON line that was expected ({error!r:.80})"
+        ) from error
+    return told

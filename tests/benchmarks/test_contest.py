@@ -1,0 +1,87 @@
+"""Contestants in turns, and what becomes of their times; no clock is asserted."""
+
+import numpy as np
+import pytest
+
+from raserec_jax.benchmarks import contest
+from raserec_jax.benchmarks.ceilings import Ceilings
+from raserec_jax.benchmarks.contest import Contestant, Line, alternate, measure, with_shares
+from raserec_jax.benchmarks.counting import Product, Work
+
+WORK = Work((Product(10, 10, 10),), (Product(10, 10, 5),), exps=300, bytes=4000)
+
+
+class Fixed(Ceilings):
+    """2,000 FLOP/s of one shape and 500 of the other, 1,000 exponentials and 8,000 bytes a second."""
+
+    def __init__(self, square=2000.0):
+        super().__init__(square=8)
+        self.probed = 0
+        self.rates = {
+            ("product", (1, 10, 10, 10, False)): 2000.0,
+            ("product", (1, 10, 10, 5, False)): 500.0,
+            ("product", (1, 8, 8, 8, False)): square,
+            ("exps", ()): 1000.0,
+            ("bytes", ()): 8000.0,
+        }
+
+    def probe(self, work):
+        self.probed += 1
+
+
+def test_all_run_in_turns_after_one_run_without_a_clock():
+    order = []
+    runs = [lambda name=name: order.append(name) for name in "abc"]
+    timings = alternate(runs, 2, lambda: order.append("|"))
+    assert "".join(order) == "abc|abc|bca|"
+    assert [len(one.seconds) for one in timings] == [2, 2, 2]
+
+
+def test_shares_of_the_ceilings():
+    """2,000 FLOP in 4 s: 1 s of products, 2 s recomputed, .3 s exponentials, .5 s memory."""
+    line = with_shares(Line("row", "what", "", "", seconds=4.0), WORK, Fixed(square=4000.0))
+    assert (line.flops, line.exps, line.bytes) == (2000, 300, 4000)
+    assert line.product_share == pytest.approx(0.25)
+    assert line.with_recomputed == pytest.approx(0.75)
+    assert line.square_share == pytest.approx(0.125)
+    assert line.exps_share == pytest.approx(0.075)
+    assert line.bytes_share == pytest.approx(0.125)
+    assert line.together == pytest.approx(0.825)
+    assert line.bound == "memory 12%, recomputed products 50%; counted work in all 83%"
+    assert with_shares(line._replace(seconds=2.0), WORK, Fixed()).bound == "products"
+
+
+def test_the_first_is_what_the_others_are_compared_with(monkeypatch):
+    times = iter([contest.Timing((4.0, 2.0), 1.5), contest.Timing((8.0, 9.0), 1.0)])
+    monkeypatch.setattr(
+        contest, "alternate", lambda runs, repetitions, between: [next(times) for _ in runs]
+    )
+    found = measure(
+        "row",
+        "small",
+        "queries",
+        [Contestant("ours", lambda: None, 10, WORK), Contestant("theirs", lambda: None, 5)],
+        repetitions=2,
+        ceilings=Fixed(),
+    )
+    assert [(line.seconds, line.median_s, line.rate, line.ratio) for line in found] == [
+        (2.0, 3.0, 5.0, 1.0),
+        (8.0, 8.5, 0.625, 8.0),
+    ]
+    assert found[0].product_share == pytest.approx(0.5) and found[1].product_share is None
+    assert found[0].peak_bytes > 2**20 and found[0].device.startswith("cpu")
+
+
+def test_probes_measure_what_bounds_the_work():
+    ceilings = Ceilings(probe_s=1e-4, stream_mib=1, square=8)
+    for _ in range(2):
+        ceilings.probe(WORK._replace(recomputed=(Product(4, 4, 4, exact=True),)))
+    assert set(ceilings.rates) == {
+        ("product", (1, 10, 10, 10, False)),
+        ("product", (1, 4, 4, 4, True)),
+        ("product", (1, 8, 8, 8, False)),
+        ("exps", ()),
+        ("bytes", ()),
+    }
+    assert all(np.isfinite(rate) and rate > 0 for rate in ceilings.rates.values())
+    assert set(ceilings.told()) == {"square_flops_per_s", "bytes_per_s", "exps_per_s"}
