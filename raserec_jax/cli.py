@@ -72,7 +72,7 @@ def config_flag() -> flags.FlagHolder:
     flags.DEFINE_string(
         "compilation_cache",
         None,
-        "folder that keeps compiled programs for later runs; only you should be able to write there: what is in it is run",
+        "folder that keeps compiled programs for later runs; what lies there is run, so only you may write to it",
     )
     require("config", "--config=configs/raserec.py:movielens_100k")
     words = "configuration: METHOD.py[:DATASET]; then --config.GROUP.NAME=VALUE changes one value"
