@@ -8,7 +8,7 @@ from raserec_jax.benchmarks.ceilings import Ceilings
 from raserec_jax.benchmarks.contest import Contestant, Line, alternate, measure, with_shares
 from raserec_jax.benchmarks.counting import Product, Work
 
-WORK = Work((Product(10, 10, 10),), (Product(10, 10, 5),), exps=300, bytes=4000)
+WORK = Work((Product(10, 10, 10),), (Product(10, 10, 5),), exps=200, bytes=4800)
 
 
 class Fixed(Ceilings):
@@ -38,16 +38,16 @@ def test_all_run_in_turns_after_one_run_without_a_clock():
 
 
 def test_shares_of_the_ceilings():
-    """2,000 FLOP in 4 s: 1 s of products, 2 s recomputed, .3 s exponentials, .5 s memory."""
+    """2,000 FLOP in 4 s: 1 s of products, 2 s recomputed, .2 s exponentials, .6 s memory."""
     line = with_shares(Line("row", "what", "", "", seconds=4.0), WORK, Fixed(square=4000.0))
-    assert (line.flops, line.exps, line.bytes) == (2000, 300, 4000)
+    assert (line.flops, line.exps, line.bytes) == (2000, 200, 4800)
     assert line.product_share == pytest.approx(0.25)
     assert line.with_recomputed == pytest.approx(0.75)
     assert line.square_share == pytest.approx(0.125)
-    assert line.exps_share == pytest.approx(0.075)
-    assert line.bytes_share == pytest.approx(0.125)
-    assert line.together == pytest.approx(0.825)
-    assert line.bound == "memory 12%, recomputed products 50%; counted work in all 83%"
+    assert line.exps_share == pytest.approx(0.05)
+    assert line.bytes_share == pytest.approx(0.15)
+    assert line.together == pytest.approx(0.8)
+    assert line.bound == "memory 15%, recomputed products 50%; counted work in all 80%"
     assert with_shares(line._replace(seconds=2.0), WORK, Fixed()).bound == "products"
 
 
