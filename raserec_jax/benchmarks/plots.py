@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from raserec_jax.benchmarks.contest import ENOUGH_OF_PRODUCTS, Line
 from raserec_jax.benchmarks.curves import curve_lines, slopes
@@ -141,6 +142,19 @@ def _draw_curve(axis: Axes, name: str, points: Sequence[Line]) -> None:
             more = memory.get_legend_handles_labels()
             handles, labels = handles + more[0], labels + more[1]
         memory.legend(handles, labels, frameon=False, fontsize=8)
+        _room(memory, [one.temp_bytes / 2**20 for one in sized])
     elif timed:
         axis.legend(frameon=False, fontsize=8)
+    if timed:
+        _room(axis, [1e6 / one.rate for one in timed])
+    axis.set_xticks([one.x for one in points], [f"{one.x:g}".replace("e+0", "e") for one in points])
+    axis.minorticks_off()
     axis.set_title(name, fontsize=9.5)
+
+
+def _room(axis: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis of a decade and a half at least: what hardly grows shall look like it."""
+    low, high = min(values), max(values)
+    middle, half = (low * high) ** 0.5, max(2.0 * (high / low) ** 0.5, 30**0.5)
+    axis.set_ylim(middle / half, middle * half)
+    axis.yaxis.set_minor_formatter(NullFormatter())

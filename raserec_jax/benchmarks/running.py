@@ -17,9 +17,10 @@ from raserec_jax.benchmarks.bench import Bench, Skipped
 from raserec_jax.benchmarks.catalogue import measurements
 from raserec_jax.benchmarks.ceilings import Ceilings
 from raserec_jax.benchmarks.contest import Line
+from raserec_jax.benchmarks.curves import curve_lines
 from raserec_jax.benchmarks.machine import device_name
 from raserec_jax.benchmarks.sizes import SIZES
-from raserec_jax.benchmarks.tables import benchmark_csv, benchmark_markdown, line_words
+from raserec_jax.benchmarks.tables import benchmark_csv, benchmark_markdown, line_words, slope_words
 from raserec_jax.errors import ConfigError
 from raserec_jax.report.results import write_bytes_atomic, write_json_atomic
 
@@ -101,6 +102,8 @@ def run_benchmark(
         _write_text(workdir, _joined(found), identity, bench.ceilings)
     lines = _joined(found)
     _write_text(workdir, lines, identity, bench.ceilings)
+    for name, points in curve_lines(lines).items():
+        say(f"{name}: {slope_words(points)}")
     _write_pictures(workdir, lines)
     return lines
 

@@ -61,16 +61,10 @@ def benchmark_markdown(
             sizes.setdefault((line.row, line.size), None)
     text += ["", *(f"- {row}: {markdown_text(size)}" for row, size in sizes), ""]
     for name, points in curve_lines(lines).items():
-        found = slopes(points)
-        words = [
-            f"{what} grow as x^{value:.2f}"
-            for what, value in (("seconds", found["seconds"]), ("bytes", found["temp_bytes"]))
-            if value is not None
-        ]
         text += [
             f"## {name}",
             "",
-            f"Slope in log-log: {'; '.join(words) or 'a single point'}.",
+            f"Slope in log-log: {slope_words(points)}.",
             "",
             "| x | rate | µs a unit | of products | together | temp MiB | peak MiB | note |",
             "|---" * 8 + "|",
@@ -82,6 +76,14 @@ def benchmark_markdown(
             text.append(f"| {' | '.join([*cells, markdown_text(one.note)])} |")
         text.append("")
     return "\n".join(text)
+
+
+def slope_words(points: Sequence[Line]) -> str:
+    """How time for a unit and memory of a curve grow."""
+    found = slopes(points)
+    named = (("seconds", found["seconds"]), ("bytes", found["temp_bytes"]))
+    words = [f"{what} grow as x^{value:.2f}" for what, value in named if value is not None]
+    return "; ".join(words) or "a single point"
 
 
 def line_words(line: Line) -> str:
