@@ -276,7 +276,8 @@ class _Fit:
                     self.step_key,
                     most=self.settings.steps_per_call,
                 )
-                losses = np.asarray(losses)[:count]
+                losses, metrics = jax.device_get((losses, metrics))  # the call's one wait
+                losses = losses[:count]
                 self.seconds += time.perf_counter() - began
                 losses = self._finite(losses, self.epoch * steps + done)
                 found = {"steps": len(losses), "loss": losses.sum(), **metrics}

@@ -36,7 +36,7 @@ def test_an_epoch_has_the_batches_of_the_device(mode, tmp_path):
     on_device = quick_jit(lambda step: training_batch(feed, order, step))
     stacked = quick_jit(lambda batches, step: training_batch(host, batches, step))
     steps = feed.steps_per_epoch
-    most = next(count for count in (4, 3, 5) if steps % count)  # the last call is a short one
+    most = next(size for size in (4, 3, 5) if steps % size)  # the last call is a short one
     for first in range(0, steps, most):
         count = min(most, steps - first)
         batches = host_batches(host, np.asarray(order), first, count, most)
