@@ -2,7 +2,7 @@
 
     python launch/train.py --config=configs/sra_cl.py:amazon_beauty --workdir=runs/sra_cl
 
-Test, unfiltered HR@20 / NDCG@20 (filtered about the same: the repeat bias), mean of seeds 0 to 2, MiniLM, no language model:
+Test, unfiltered HR@20 / NDCG@20 (filtered about the same: the repeat bias), mean of seeds 0 to 2, texts through MiniLM:
 
     Amazon Beauty    .1363 / .0701, without contrastive losses .1315 / .0680 (seeds 0 and 1), in 11 to 19 minutes of one
                      core of a shared two-core CPU machine, after 7 minutes for texts and neighbours
