@@ -16,19 +16,16 @@ RecBole 1.2.1 wants NumPy below 2 and, to train SASRec, few of its other pins:
     recbole/bin/python -m pip install --no-deps recbole==1.2.1
 """
 
-import argparse
 import json
 import sys
 import time
 
+from arguments import read_arguments  # in this folder, which a script finds first
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--folder", required=True)
-    for name in ("examples", "epochs", "batch", "dim", "inner_dim", "layers", "heads", "max_len"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--dropout", type=float, required=True)
-    given = parser.parse_args()
+    """Trains, and prints what it took."""
+    given = read_arguments()
     sys.argv[1:] = []  # RecBole reads the command line too
 
     import numpy

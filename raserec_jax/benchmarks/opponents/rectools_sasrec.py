@@ -12,18 +12,15 @@ The last line of the output is JSON: seconds of each epoch, targets in it and in
     rectools/bin/python -m pip install 'torch==2.13.0+cpu' 'rectools[torch]'
 """
 
-import argparse
 import json
 import time
 
+from arguments import read_arguments  # in this folder, which a script finds first
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--folder", required=True)
-    for name in ("examples", "epochs", "batch", "dim", "inner_dim", "layers", "heads", "max_len"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--dropout", type=float, required=True)
-    given = parser.parse_args()
+    """Trains, and prints what it took."""
+    given = read_arguments()
 
     import pandas
     import pytorch_lightning
