@@ -228,11 +228,40 @@ def check_config(config: ConfigDict) -> None:
         raise ConfigError(
             _wrong(config, "sra_cl.vectors", "'frozen', or sra_cl.positive=synthesized beside it")
         )
+    _check_loss(config)
     row_len = config.pretrain.batching.row_len
     if 0 < row_len < config.encoder.max_len:
         raise ConfigError(
             _wrong(config, "pretrain.batching.row_len", "0 or at least encoder.max_len")
         )
+
+
+def _check_loss(config: ConfigDict) -> None:
+    """What of stage 1's loss, its updates and its feed excludes what; before any work, not after the texts."""
+    loss = config.pretrain.loss
+    contrast = config.pretrain.contrast.mode != "none"
+    contrast |= config.sra_cl.inter_weight > 0 or config.sra_cl.intra_weight > 0
+    if config.encoder.repeat_bias and loss.next_item not in ("full", "sampled"):
+        raise ConfigError(
+            _wrong(
+                config, "pretrain.loss.next_item", "full or sampled, or encoder.repeat_bias=false"
+            )
+        )
+    touched = loss.item_updates == "touched"
+    if touched and loss.next_item == "full":
+        raise ConfigError(
+            _wrong(
+                config, "pretrain.loss.item_updates", "all, or a sampled pretrain.loss.next_item"
+            )
+        )
+    if touched and config.pretrain.optimizer.skip_nonfinite > 0:
+        raise ConfigError(
+            _wrong(config, "pretrain.optimizer.skip_nonfinite", "0 with loss.item_updates=touched")
+        )
+    for name, without in (("loss.item_updates", "all"), ("batching.feed", "device")):
+        if contrast and _value(config, f"pretrain.{name}") != without:
+            words = f"{without}, or contrast.mode=none and no weight in sra_cl"
+            raise ConfigError(_wrong(config, f"pretrain.{name}", words))
 
 
 _ANY = float("inf")

@@ -118,3 +118,39 @@ def test_lengths_of_the_memory_agree():
     config.memory.max_length = 5
     with pytest.raises(ConfigError, match="memory.max_length=5 .* at least memory.min_length"):
         check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "message"),
+    [
+        (presets.raserec, {"loss.item_updates": "touched"}, "item_updates='touched'.*expected all"),
+        (presets.raserec, {"loss.next_item": "gbce"}, "next_item='gbce'.*repeat_bias=false"),
+        (presets.sra_cl, {"batching.feed": "host"}, "feed='host'.*expected device"),
+        (
+            presets.sra_cl,
+            {"loss.item_updates": "touched", "loss.next_item": "sampled"},
+            "item_updates='touched'.*no weight in sra_cl",
+        ),
+        (
+            presets.raserec,
+            {
+                "loss.item_updates": "touched",
+                "loss.next_item": "sampled",
+                "optimizer.skip_nonfinite": 2,
+            },
+            "skip_nonfinite=2.*expected 0",
+        ),
+    ],
+)
+def test_what_excludes_what_is_said_before_any_work(preset, changes, message):
+    config = preset()
+    config.update_from_flattened_dict({f"pretrain.{k}": v for k, v in changes.items()})
+    with pytest.raises(ConfigError, match=message):
+        check_config(config)
+
+
+def test_sampled_losses_with_touched_rows_and_a_host_feed_pass():
+    config = presets.raserec()
+    config.pretrain.loss.update(next_item="sampled", item_updates="touched")
+    config.pretrain.batching.feed = "host"
+    check_config(config)
