@@ -39,7 +39,7 @@ def opponent(bench: Bench, name: str) -> list[Line]:
     write_log(folder, bench.split)
     ours = stage_1_contestant(bench, "raserec_jax, stage 1, packed", config, bench.sizes.steps)
     before = bench.measure(name, "", "targets", [ours])
-    told = run_script(python, name, _arguments(bench, name, config, folder))
+    told = run_script(python, name, _arguments(bench, name, config, folder), folder)
     after = bench.measure(name, "", "targets", [ours])
     targets = len(training_examples(bench.split).lengths)
     (line,) = min(before, after, key=lambda lines: lines[0].seconds)
@@ -103,17 +103,18 @@ def _arguments(bench: Bench, name: str, config, folder: pathlib.Path) -> list[st
     return [f"--{flag}={value}" for flag, value in values.items()]
 
 
-def run_script(python: str, name: str, arguments: list[str]) -> dict:
-    """Runs opponents/NAME_sasrec.py; the JSON of its last line.
+def run_script(python: str, name: str, arguments: list[str], folder: pathlib.Path) -> dict:
+    """Runs opponents/NAME_sasrec.py, which leaves its own logs in the folder; the JSON of its last line.
 
     Raises:
       Skipped: the interpreter is not there, the script failed, or did not end, or told something else.
     """
-    command = [python, str(_SCRIPTS / f"{name}_sasrec.py"), *arguments]
+    command = [os.path.abspath(python) if os.sep in python else python, str(_SCRIPTS / f"{name}_sasrec.py"), *arguments]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     try:
         done = subprocess.run(
             command,
+            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -29,7 +29,7 @@ def script(tmp_path, monkeypatch):
 
     def write(text):
         (tmp_path / "recbole_sasrec.py").write_text(text)
-        return run_script(sys.executable, "recbole", ["--epochs=2"])
+        return run_script(sys.executable, "recbole", ["--epochs=2"], tmp_path)
 
     return write
 
@@ -53,9 +53,9 @@ def test_a_script_that_fails_is_told_in_a_sentence(script, text, words):
         script(text)
 
 
-def test_an_interpreter_that_is_not_there():
+def test_an_interpreter_that_is_not_there(tmp_path):
     with pytest.raises(Skipped, match="--recbole_python=no/such/python cannot be run"):
-        run_script("no/such/python", "recbole", [])
+        run_script("no/such/python", "recbole", [], tmp_path)
 
 
 def test_without_an_interpreter_there_is_no_row(tmp_path):
