@@ -33,5 +33,8 @@ DUPLICATE_RULES = ("all", "first", "last")
 METRIC_CUTOFFS = (1, 5, 10, 20, 50)
 """Cutoffs at which HR, NDCG and MRR are reported."""
 
+MATMUL_DTYPES = ("float32", "bfloat16")
+"""Of the operands of products (`products.einsum`)."""
+
 BACKBONES = ("transformer", "gru")
 """Names of the encoders (`models.backbones`)."""

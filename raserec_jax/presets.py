@@ -70,6 +70,7 @@ def raserec_published(dataset: str = "") -> ConfigDict:
                 "repeat_bias": False,
                 "attention_block": 0,
                 "table_gradient": "auto",
+                "matmul_dtype": "float32",
             },
             "pretrain": {
                 "batching": {

@@ -109,7 +109,11 @@ def run_script(python: str, name: str, arguments: list[str], folder: pathlib.Pat
     Raises:
       Skipped: the interpreter is not there, the script failed, or did not end, or told something else.
     """
-    command = [os.path.abspath(python) if os.sep in python else python, str(_SCRIPTS / f"{name}_sasrec.py"), *arguments]
+    command = [
+        os.path.abspath(python) if os.sep in python else python,
+        str(_SCRIPTS / f"{name}_sasrec.py"),
+        *arguments,
+    ]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     try:
         done = subprocess.run(

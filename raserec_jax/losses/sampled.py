@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from raserec_jax.losses.reduction import weighted_mean
 from raserec_jax.losses.repeats import PastItems, add_repeat_bias
+from raserec_jax.products import einsum
 from raserec_jax.table_rows import take_rows
 
 SAMPLED_LOSSES = ("softmax", "bce", "gbce")
@@ -40,6 +41,7 @@ def sampled_loss(
     calibration: float = 0.75,
     past: PastItems | None = None,
     table_gradient: str = "auto",
+    matmul_dtype: str = "float32",
 ) -> Float[Array, ""]:
     """One of three losses over the target and shared negatives. Negatives equal to a row's target do not count there.
 
@@ -57,7 +59,7 @@ def sampled_loss(
       target_log_q: [batch], log probability with which a draw gives the row's target; default log(1 / num_items).
       num_items: size of the catalogue; default: rows of the table but the padding.
       calibration: t of "gbce", in [0, 1]: 0 = no calibration, 1 = calibrated as without sampling.
-      past, table_gradient: as in `next_item_loss`; past for "softmax" only.
+      past, table_gradient, matmul_dtype: as in `next_item_loss`; past for "softmax" only.
 
     Returns:
       Weighted mean over rows, in nats.
@@ -71,7 +73,8 @@ def sampled_loss(
         raise ValueError(f"a repeat bias needs kind='softmax', not {kind!r}")
     num_items = num_items or item_table.shape[0] - 1
     positive = jnp.sum(query * take_rows(item_table, target_ids, table_gradient), axis=1)
-    negative = query @ take_rows(item_table, negatives.ids, table_gradient).T
+    drawn = take_rows(item_table, negatives.ids, table_gradient)
+    negative = einsum("bd,nd->bn", query, drawn, matmul_dtype)
     usable = negatives.ids[None, :] != target_ids[:, None]
     if negatives.valid is not None:
         usable &= negatives.valid[None, :]

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from raserec_jax.models.layers import dropout_mask, keep_probability
 from raserec_jax.models.segments import first_places
+from raserec_jax.products import einsum
 
 LONG_ROW = 512
 """Rows of more places are attended in blocks, if nothing else is said."""
@@ -43,6 +44,7 @@ def blockwise_attention(
     block: int,
     dropout: float = 0.0,
     dropout_key: Array | None = None,
+    matmul_dtype: str = "float32",
 ) -> Float[Array, "batch seq heads head_dim"]:
     """softmax(query . key / sqrt(head_dim)) . value over the visible keys of each place (`segments.visible_keys`).
 
@@ -51,6 +53,7 @@ def blockwise_attention(
       block: places per block of queries and of keys; the last block may be short.
       dropout: rate on the weights; 0 = none.
       dropout_key: needed for dropout.
+      matmul_dtype: of the products' operands (`products.einsum`).
 
     Raises:
       ValueError: dropout without a key, or block < 1.
@@ -68,7 +71,7 @@ def blockwise_attention(
     first = jnp.where(segment_ids > 0, first_places(segment_ids), place[None, :])
     lowest = jnp.min(first[:, ::block], axis=0) // block
     ids = segment_ids.reshape(segment_ids.shape[0], -1, block).swapaxes(0, 1)
-    settings = _Settings(head_dim**-0.5, dropout)
+    settings = _Settings(head_dim**-0.5, dropout, matmul_dtype)
     dropout_key = jax.random.key(0) if dropout_key is None else dropout_key
     out = _attend(query, key, value, _Blocks(ids, lowest), dropout_key, settings)
     # [blocks, batch, heads, block, head_dim] -> [batch, seq, heads, head_dim]
@@ -87,6 +90,7 @@ class _Blocks(NamedTuple):
 class _Settings(NamedTuple):
     scale: float
     dropout: float
+    matmul_dtype: str
 
 
 def _in_blocks(x: Array, block: int) -> Array:
@@ -95,12 +99,13 @@ def _in_blocks(x: Array, block: int) -> Array:
     return x.reshape(batch, seq // block, block, heads, head_dim).transpose(1, 0, 3, 2, 4)
 
 
-def _scores(query: Array, key: Array, ids: Array, i: Array, j: Array, scale: float):
+def _scores(query: Array, key: Array, ids: Array, i: Array, j: Array, settings: _Settings):
     """Scores of query block i and key block j, [batch, heads, block, block], and which are visible."""
     place = jnp.arange(ids.shape[2])
     causal = (j * ids.shape[2] + place)[None, :] <= (i * ids.shape[2] + place)[:, None]
     visible = (ids[i][:, :, None] == ids[j][:, None, :]) & causal[None]
-    return jnp.einsum("bhqd,bhkd->bhqk", query, key) * scale, visible[:, None]
+    scores = einsum("bhqd,bhkd->bhqk", query, key, settings.matmul_dtype)
+    return scores * settings.scale, visible[:, None]
 
 
 def _kept(dropout_key: Array, settings: _Settings, shape: tuple[int, ...], number: Array):
@@ -124,7 +129,7 @@ def _attend_fwd(query, key, value, blocks, dropout_key, settings):
 
         def one_key_block(j, carry):
             top, total, out = carry
-            scores, visible = _scores(own, key[j], blocks.ids, i, j, settings.scale)
+            scores, visible = _scores(own, key[j], blocks.ids, i, j, settings)
             scores = jnp.where(visible, scores, -1e30)
             new_top = jnp.maximum(top, jnp.max(scores, axis=-1))
             weights = jnp.where(visible, jnp.exp(scores - new_top[..., None]), 0.0)
@@ -132,7 +137,7 @@ def _attend_fwd(query, key, value, blocks, dropout_key, settings):
             total = total * shrink + jnp.sum(weights, axis=-1)
             kept = _kept(dropout_key, settings, weights.shape, i * count + j)
             weights = weights if kept is None else weights * kept
-            seen = jnp.einsum("bhqk,bhkd->bhqd", weights, value[j])
+            seen = einsum("bhqk,bhkd->bhqd", weights, value[j], settings.matmul_dtype)
             return new_top, total, out * shrink[..., None] + seen
 
         zero = jnp.zeros_like(own[..., 0])
@@ -153,17 +158,17 @@ def _attend_bwd(settings, residuals, grad_out):
     def one_key_block(grad_query, j):
         def one_query_block(i, carry):
             grad_query, grad_key, grad_value = carry
-            scores, visible = _scores(query[i], key[j], blocks.ids, i, j, settings.scale)
+            scores, visible = _scores(query[i], key[j], blocks.ids, i, j, settings)
             weights = jnp.where(visible, jnp.exp(scores - log_norm[i][..., None]), 0.0)
-            grad_weights = jnp.einsum("bhqd,bhkd->bhqk", grad_out[i], value[j])
+            grad_weights = einsum("bhqd,bhkd->bhqk", grad_out[i], value[j], settings.matmul_dtype)
             kept = _kept(dropout_key, settings, weights.shape, i * count + j)
             dropped = weights
             if kept is not None:
                 dropped, grad_weights = weights * kept, grad_weights * kept
-            grad_value += jnp.einsum("bhqk,bhqd->bhkd", dropped, grad_out[i])
+            grad_value += einsum("bhqk,bhqd->bhkd", dropped, grad_out[i], settings.matmul_dtype)
             grad_scores = weights * (grad_weights - inner[i][..., None]) * settings.scale
-            grad_key += jnp.einsum("bhqk,bhqd->bhkd", grad_scores, query[i])
-            own = jnp.einsum("bhqk,bhkd->bhqd", grad_scores, key[j])
+            grad_key += einsum("bhqk,bhqd->bhkd", grad_scores, query[i], settings.matmul_dtype)
+            own = einsum("bhqk,bhkd->bhqd", grad_scores, key[j], settings.matmul_dtype)
             return grad_query.at[i].add(own), grad_key, grad_value
 
         # `lowest` never falls, so the query blocks that see block j are neighbours.

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from raserec_jax.models.blockwise_attention import block_for, blockwise_attention
 from raserec_jax.models.layers import Dense, Dropout, FeedForward
 from raserec_jax.models.segments import places_within_segments, segment_lengths, visible_keys
+from raserec_jax.products import einsum
 from raserec_jax.table_rows import take_rows
 
 
@@ -23,12 +24,14 @@ class CausalSelfAttention(nn.Module):
       dropout: rate on the attention weights.
       init_scale: standard deviation of the normal initialiser.
       block: places per block of rows longer than that; 0 = by length (`blockwise_attention.block_for`).
+      matmul_dtype: of the products' operands (`products.einsum`).
     """
 
     num_heads: int
     dropout: float
     init_scale: float
     block: int = 0
+    matmul_dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -42,7 +45,8 @@ class CausalSelfAttention(nn.Module):
         init = nn.initializers.normal(self.init_scale)
         heads = (*x.shape[:2], self.num_heads, dim // self.num_heads)
         query, key, value = (
-            Dense(dim, init, name=name)(x).reshape(heads) for name in ("query", "key", "value")
+            Dense(dim, init, matmul_dtype=self.matmul_dtype, name=name)(x).reshape(heads)
+            for name in ("query", "key", "value")
         )
         block = block_for(x.shape[1], self.block)
         if block:
@@ -55,13 +59,15 @@ class CausalSelfAttention(nn.Module):
                 block=block,
                 dropout=self.dropout if drops else 0.0,
                 dropout_key=self.make_rng("dropout") if drops else None,
+                matmul_dtype=self.matmul_dtype,
             ).reshape(x.shape)
         visible = visible_keys(segment_ids)
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) * (dim // self.num_heads) ** -0.5
+        scores = einsum("bqhd,bkhd->bhqk", query, key, self.matmul_dtype)
+        scores = scores * (dim // self.num_heads) ** -0.5
         # A finite floor: a padded query sees only padding, and must not turn into NaN.
         weights = jax.nn.softmax(jnp.where(visible, scores, -1e9), axis=-1)
         weights = Dropout(self.dropout)(weights, deterministic=deterministic)
-        return jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(x.shape)
+        return einsum("bhqk,bkhd->bqhd", weights, value, self.matmul_dtype).reshape(x.shape)
 
 
 class EncoderBlock(nn.Module):
@@ -79,6 +85,7 @@ class EncoderBlock(nn.Module):
     norm_epsilon: float
     init_scale: float
     attention_block: int = 0
+    matmul_dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -98,14 +105,17 @@ class EncoderBlock(nn.Module):
             self.attention_dropout,
             self.init_scale,
             self.attention_block,
+            self.matmul_dtype,
             name="attention",
         )(norms[0](x) if pre else x, segment_ids, deterministic=deterministic)
         if read is not None:
             attended, x = attended[read], x[read]
-        out = Dense(x.shape[-1], init, name="attention_out")(attended)
+        product = self.matmul_dtype
+        out = Dense(x.shape[-1], init, matmul_dtype=product, name="attention_out")(attended)
         x = x + drop(out, deterministic=deterministic)
         x = x if pre else norms[0](x)
-        out = FeedForward(self.inner_dim, init, name="ffn")(norms[1](x) if pre else x)
+        feed_forward = FeedForward(self.inner_dim, init, matmul_dtype=product, name="ffn")
+        out = feed_forward(norms[1](x) if pre else x)
         x = x + drop(out, deterministic=deterministic)
         return x if pre else norms[1](x)
 
@@ -132,6 +142,7 @@ class SequenceEncoder(nn.Module):
       attention_block: rows longer than that are attended in blocks of so many places, in memory that grows with the
         length and not with its square; 0 = rows beyond 512 places, in blocks that suit the device.
       table_gradient: how the gradients of items and positions that repeat are added up (`table_rows`).
+      matmul_dtype: "float32", or "bfloat16" to round the operands of every product (`products`).
     """
 
     num_items: int
@@ -149,6 +160,7 @@ class SequenceEncoder(nn.Module):
     align: str = "left"
     attention_block: int = 0
     table_gradient: str = "auto"
+    matmul_dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -175,7 +187,7 @@ class SequenceEncoder(nn.Module):
           hidden, [batch, seq, dim], or [reads, dim] with `read`; float32.
 
         Raises:
-          ValueError: dim is not a multiple of num_heads, or norm, align or table_gradient is unknown.
+          ValueError: dim is not a multiple of num_heads, or norm, align, table_gradient or matmul_dtype is unknown.
         """
         if self.dim % self.num_heads:
             raise ValueError(f"dim={self.dim} is not a multiple of num_heads={self.num_heads}")
@@ -215,6 +227,7 @@ class SequenceEncoder(nn.Module):
                 self.norm_epsilon,
                 self.init_scale,
                 self.attention_block,
+                self.matmul_dtype,
                 name=f"block_{layer}",
             )(x, segment_ids, read if last else None, deterministic=deterministic)
         return nn.LayerNorm(self.norm_epsilon, name="norm_out")(x) if self.norm == "pre" else x

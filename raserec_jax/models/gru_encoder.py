@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from raserec_jax.models.layers import Dense, Dropout
 from raserec_jax.models.segments import segment_starts
+from raserec_jax.products import einsum
 from raserec_jax.table_rows import take_rows
 
 
@@ -22,23 +23,25 @@ class GRULayer(nn.Module):
 
     Fields:
       features: width of the state.
+      matmul_dtype: of the products' operands (`products.einsum`).
     """
 
     features: int
+    matmul_dtype: str = "float32"
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch seq dim"], starts: Bool[Array, "batch seq"]
     ) -> Float[Array, "batch seq features"]:
         init, width = nn.initializers.xavier_uniform(), 3 * self.features
-        from_input = Dense(width, init, name="input")(x)
+        from_input = Dense(width, init, matmul_dtype=self.matmul_dtype, name="input")(x)
         kernel = self.param("kernel", init, (self.features, width))
         bias = self.param("bias", nn.initializers.zeros, (width,))
 
         def step(state, at):
             gates, start = at
             state = jnp.where(start[:, None], 0.0, state)
-            own = state @ kernel + bias[None, :]
+            own = einsum("bi,io->bo", state, kernel, self.matmul_dtype) + bias[None, :]
             reset, update, new = jnp.split(gates, 3, axis=1)
             own_reset, own_update, own_new = jnp.split(own, 3, axis=1)
             reset, update = jax.nn.sigmoid(reset + own_reset), jax.nn.sigmoid(update + own_update)
@@ -63,7 +66,7 @@ class GRUEncoder(nn.Module):
       init_scale: standard deviation of the item table.
       repeat_bias: as in `SequenceEncoder`.
       align: "left"; there for the common signature, as nothing depends on positions.
-      table_gradient: as in `SequenceEncoder`.
+      table_gradient, matmul_dtype: as in `SequenceEncoder`.
     """
 
     num_items: int
@@ -76,6 +79,7 @@ class GRUEncoder(nn.Module):
     repeat_bias: bool = False
     align: str = "left"
     table_gradient: str = "auto"
+    matmul_dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -104,6 +108,7 @@ class GRUEncoder(nn.Module):
         starts = segment_starts(segment_ids)
         for layer in range(self.num_layers):
             x = Dropout(self.hidden_dropout)(x, deterministic=deterministic)
-            x = GRULayer(self.inner_dim, name=f"layer_{layer}")(x, starts)
+            x = GRULayer(self.inner_dim, self.matmul_dtype, name=f"layer_{layer}")(x, starts)
         x = x if read is None else x[read]
-        return Dense(self.dim, nn.initializers.xavier_uniform(), name="out")(x)
+        init = nn.initializers.xavier_uniform()
+        return Dense(self.dim, init, matmul_dtype=self.matmul_dtype, name="out")(x)

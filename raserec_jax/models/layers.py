@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from raserec_jax.products import einsum
+
 
 def random_words(key: Array, count: int) -> Array:
     """`count` random uint32 words: a counter, mixed twice with a key of 64 bits.
@@ -119,17 +121,23 @@ class Dense(nn.Module):
     Fields:
       features: width of the output.
       kernel_init, bias_init: initialisers.
+      matmul_dtype: of the product's operands (`products.einsum`).
     """
 
     features: int
     kernel_init: nn.initializers.Initializer
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    matmul_dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch features"]:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", self.bias_init, (self.features,))
-        flat = affine(x.reshape(-1, x.shape[-1]), kernel, bias)
+        flat = x.reshape(-1, x.shape[-1])
+        if self.matmul_dtype == "float32":
+            flat = affine(flat, kernel, bias)
+        else:
+            flat = einsum("ri,io->ro", flat, kernel, self.matmul_dtype) + bias[None, :]
         return flat.reshape(*x.shape[:-1], self.features)
 
 
@@ -145,16 +153,18 @@ class FeedForward(nn.Module):
       inner_dim: width of the hidden layer.
       kernel_init: initialiser of both kernels.
       bias_init_of_fan_in: fan-in of a layer -> initialiser of its bias; default zeros.
+      matmul_dtype: as in `Dense`.
     """
 
     inner_dim: int
     kernel_init: nn.initializers.Initializer
     bias_init_of_fan_in: Callable[[int], nn.initializers.Initializer] = _zero_bias
+    matmul_dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         for width, name in ((self.inner_dim, "inner"), (x.shape[-1], "outer")):
             bias_init = self.bias_init_of_fan_in(x.shape[-1])
-            x = Dense(width, self.kernel_init, bias_init, name=name)(x)
+            x = Dense(width, self.kernel_init, bias_init, self.matmul_dtype, name=name)(x)
             x = exact_gelu(x) if name == "inner" else x
         return x
