@@ -40,7 +40,7 @@ FIELD_HELP = {
     "encoder.max_len": "items of a history that are looked at",
     "encoder.norm": "post (published) or pre",
     "encoder.attention_block": "places per block of longer rows; 0 = beyond 512 places, in blocks that suit the device",
-    "encoder.matmul_dtype": "of the operands of products in encoder and softmax: float32 or bfloat16, with float32 sums",
+    "encoder.matmul_dtype": "operands of products in encoder and softmax: float32, or bfloat16 with float32 sums",
     "encoder.table_gradient": "of rows that repeat: auto, scatter, sorted or repeatable (same bits in any order)",
     "encoder.repeat_bias": "learn what the score of an item of the history gets; needs a softmax",
     "pretrain.batching.mode": "packed (whole histories) or prefix (one window per target)",

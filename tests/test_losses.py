@@ -201,3 +201,19 @@ def test_info_nce_of_huge_and_of_zero_vectors_is_finite():
 def test_impossible_contrasts_are_refused(rows, settings, message):
     with pytest.raises(ValueError, match=message):
         info_nce(*views(rows), **settings)
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_products_of_bfloat16_are_near_those_of_float32(scale):
+    """At 300 the streamed maximum is in use."""
+    case = random_case(scale)
+    rounded = (jnp.asarray(one, jnp.bfloat16).astype(jnp.float32) for one in case[:2])
+    expected = reference(*rounded, *case[2:], 1)
+    loss, grads = value_and_grads(chunk_items=7, matmul_dtype="bfloat16")(*case)
+    # The target's logit stays as it is, so the loss is off by its rounding.
+    np.testing.assert_allclose(loss, expected[0], rtol=2e-2, atol=2e-2 * scale)
+    for grad, expected_grad in zip(grads, expected[1:], strict=True):
+        assert grad.dtype == jnp.float32
+        atol = 2e-2 * np.abs(expected_grad).max()
+        np.testing.assert_allclose(grad, expected_grad, atol=atol)
+        assert np.abs(grad - expected_grad).max() > 0

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from raserec_jax.losses.reduction import weighted_mean
 from raserec_jax.losses.repeats import PastItems, add_repeat_bias
+from raserec_jax.products import einsum
 from raserec_jax.table_rows import add_rows, table_gradient_for
 
 
@@ -22,6 +23,7 @@ def next_item_loss(
     chunk_items: int = 0,
     past: PastItems | None = None,
     table_gradient: str = "auto",
+    matmul_dtype: str = "float32",
 ) -> Float[Array, ""]:
     """Cross-entropy of the next item over the whole catalogue (RaSeRec eq. L_rec), never all logits at once.
 
@@ -37,17 +39,19 @@ def next_item_loss(
       chunk_items: catalogue rows per chunk; 0 = what suits the device (`default_chunk_items`).
       past: each row's past items, if their scores have a repeat bias.
       table_gradient: how the gradients of targets that repeat are added up (`table_rows`).
+      matmul_dtype: of the operands of the products with the catalogue (`products.einsum`).
 
     Returns:
       Weighted mean over rows, in nats; 0 if all weights are 0.
 
     Raises:
-      ValueError: chunk_items < 0, or unknown table_gradient.
+      ValueError: chunk_items < 0, or unknown table_gradient or matmul_dtype.
     """
     if chunk_items < 0:
         raise ValueError(f"chunk_items={chunk_items} must be at least 1, or 0 for the default")
     chunk_items = chunk_items or default_chunk_items(query.shape[0])
-    static = include_padding_class, chunk_items, table_gradient_for(table_gradient)
+    gradient = table_gradient_for(table_gradient)
+    static = include_padding_class, chunk_items, gradient, matmul_dtype
     per_row = _cross_entropy(query, item_table, target_ids, *static)
     return weighted_mean(per_row if past is None else add_repeat_bias(per_row, past), weights)
 
@@ -75,7 +79,9 @@ def _chunks(
     return classes[: full * chunk].reshape(full, chunk, dim), classes[full * chunk :]
 
 
-def _log_norm(query: Array, chunks: Array, rest: Array, item_table: Array) -> Array:
+def _log_norm(
+    query: Array, chunks: Array, rest: Array, item_table: Array, matmul_dtype: str
+) -> Array:
     """log sum exp of each row's logits.
 
     By Cauchy and Schwarz no logit is above |query| |item|. While that is small, as it is in a healthy run, the streamed
@@ -86,7 +92,9 @@ def _log_norm(query: Array, chunks: Array, rest: Array, item_table: Array) -> Ar
 
     def plain():
         def summed(chunk):  # a product with ones: the quickest sum on a CPU
-            return jnp.exp(query @ chunk.T) @ jnp.ones(chunk.shape[0], query.dtype)
+            return jnp.exp(_logits(query, chunk, matmul_dtype)) @ jnp.ones(
+                chunk.shape[0], query.dtype
+            )
 
         def step(total, chunk):
             return total + summed(chunk), None
@@ -96,7 +104,7 @@ def _log_norm(query: Array, chunks: Array, rest: Array, item_table: Array) -> Ar
     def shifted():
         def step(carry, chunk):
             top, total = carry
-            logits = query @ chunk.T
+            logits = _logits(query, chunk, matmul_dtype)
             new_top = jnp.maximum(top, jnp.max(logits, axis=1, initial=-1e30))
             kept = total * jnp.exp(top - new_top)
             return (new_top, kept + jnp.sum(jnp.exp(logits - new_top[:, None]), axis=1)), None
@@ -109,32 +117,39 @@ def _log_norm(query: Array, chunks: Array, rest: Array, item_table: Array) -> Ar
     return jax.lax.cond(bound <= SAFE_LOGIT, plain, shifted)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _logits(query: Array, chunk: Array, matmul_dtype: str) -> Array:
+    """[batch, chunk]; the target's own logit, a single product per row, is never rounded."""
+    return einsum("bd,id->bi", query, chunk, matmul_dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def _cross_entropy(
-    query, item_table, target_ids, include_padding_class, chunk_items, table_gradient
+    query, item_table, target_ids, include_padding_class, chunk_items, table_gradient, matmul_dtype
 ):
-    static = include_padding_class, chunk_items, table_gradient
+    static = include_padding_class, chunk_items, table_gradient, matmul_dtype
     return _cross_entropy_fwd(query, item_table, target_ids, *static)[0]
 
 
 def _cross_entropy_fwd(
-    query, item_table, target_ids, include_padding_class, chunk_items, table_gradient
+    query, item_table, target_ids, include_padding_class, chunk_items, table_gradient, matmul_dtype
 ):
     chunks, rest = _chunks(item_table, chunk_items, include_padding_class)
-    log_norm = _log_norm(query, chunks, rest, item_table)
+    log_norm = _log_norm(query, chunks, rest, item_table, matmul_dtype)
     target_logits = jnp.sum(query * item_table[target_ids], axis=1)
     return log_norm - target_logits, (query, item_table, target_ids, log_norm)
 
 
-def _cross_entropy_bwd(include_padding_class, chunk_items, table_gradient, residuals, cotangent):
+def _cross_entropy_bwd(
+    include_padding_class, chunk_items, table_gradient, matmul_dtype, residuals, cotangent
+):
     query, item_table, target_ids, log_norm = residuals
     scaled = query * cotangent[:, None]
 
     def gradients(chunk):
-        probabilities = jnp.exp(query @ chunk.T - log_norm[:, None])
+        probabilities = jnp.exp(_logits(query, chunk, matmul_dtype) - log_norm[:, None])
         # [dim, chunk]: this way round the small side is transposed, not the block of probabilities.
-        grad_chunk = jax.lax.dot_general(scaled, probabilities, (((0,), (0,)), ((), ())))
-        return probabilities @ chunk, grad_chunk
+        grad_chunk = einsum("bd,bi->di", scaled, probabilities, matmul_dtype)
+        return einsum("bi,id->bd", probabilities, chunk, matmul_dtype), grad_chunk
 
     def step(grad_query, chunk):
         own, grad_chunk = gradients(chunk)

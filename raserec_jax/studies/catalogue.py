@@ -28,7 +28,36 @@ def _memory(title: str, question: str, variants: tuple[Variant, ...], axis: str 
     return Study(title, question, variants, MEMORY, "finetune", "NDCG@10", axis, one_encoder=True)
 
 
+def _sampled(kind: str, negatives: str) -> dict[str, object]:
+    return {"pretrain.loss.next_item": kind, "pretrain.loss.negatives": negatives}
+
+
+# BCE and gBCE replace the softmax, to which the repeat bias belongs.
+_NO_BIAS = {"encoder.repeat_bias": False}
+
 STUDIES: dict[str, Study] = {
+    "next_item_loss": Study(
+        "Stage 1: loss over the catalogue",
+        "What does a loss over a few drawn items cost in quality, and coarser products?",
+        (
+            Variant("full", "full softmax", {}),
+            Variant("bfloat16", "full, bfloat16 products", {"encoder.matmul_dtype": "bfloat16"}),
+            Variant("uniform", "sampled softmax, uniform", _sampled("sampled", "uniform")),
+            Variant("popularity", "sampled, by popularity", _sampled("sampled", "popularity")),
+            Variant("in_batch", "sampled, in-batch", _sampled("sampled", "in_batch")),
+            Variant(
+                "touched",
+                "sampled, touched rows updated",
+                _sampled("sampled", "uniform") | {"pretrain.loss.item_updates": "touched"},
+            ),
+            Variant("full_no_bias", "full, no repeat bias", _NO_BIAS),
+            Variant("bce", "BCE, no repeat bias", _sampled("bce", "uniform") | _NO_BIAS),
+            Variant("gbce", "gBCE, no repeat bias", _sampled("gbce", "uniform") | _NO_BIAS),
+        ),
+        STAGE_1,
+        "pretrain",
+        "NDCG@10",
+    ),
     "sra_cl_ablations": _sra_cl(
         "SRA-CL, part by part",
         "What does each part of SRA-CL add (the paper's Table 2)?",

@@ -65,8 +65,15 @@ def finetune_task(
     include_padding_class: bool,
     chunk_items: int,
     max_len: int = 0,
+    matmul_dtype: str = "float32",
 ) -> Task:
-    """Stage 2: cross-entropy of the augmented user vector; only the reader is trained (RaSeRec 2.4)."""
+    """Stage 2: cross-entropy of the augmented user vector; only the reader is trained (RaSeRec 2.4).
+
+    Args:
+      batch_size: examples per step.
+      include_padding_class, chunk_items, matmul_dtype: as in `next_item_loss`.
+      max_len: of the windows, where there is a repeat bias.
+    """
     count = constants.queries.shape[0]
     batch_size = min(batch_size, count)
     steps = -(-count // batch_size)
@@ -102,6 +109,7 @@ def finetune_task(
             include_padding_class=include_padding_class,
             chunk_items=chunk_items,
             past=past,
+            matmul_dtype=matmul_dtype,
         )
         return term, {"next_item_loss": term}
 

@@ -109,6 +109,7 @@ def _frozen(config, reader, encoder_params: dict, memory: Memory, split: Split) 
         include_padding_class=settings.include_padding_class,
         chunk_items=settings.chunk_items,
         max_len=config.encoder.max_len,
+        matmul_dtype=config.encoder.matmul_dtype,
     )
 
 

@@ -125,6 +125,7 @@ def pretrain_task(
                 chunk_items=chunk_items,
                 past=past,
                 table_gradient=encoder.table_gradient,
+                matmul_dtype=encoder.matmul_dtype,
             )
         return sampled_loss(
             query,
@@ -138,6 +139,7 @@ def pretrain_task(
             calibration=calibration,
             past=past,
             table_gradient=encoder.table_gradient,
+            matmul_dtype=encoder.matmul_dtype,
         )
 
     def batches(constants, order, first, count, most):

@@ -88,6 +88,7 @@ def unfrozen_task(
             include_padding_class=include_padding_class,
             chunk_items=chunk_items,
             past=window_past(augmented, params["encoder"], items, batch.target_ids),
+            matmul_dtype=encoder.matmul_dtype,
         )
         return term, {"next_item_loss": term}
 
