@@ -30,13 +30,22 @@ _VARIANTS = flags.DEFINE_list(
     "variants", None, "Some of the study's variants, beside its first; default all."
 )
 _QUICK = flags.DEFINE_bool("quick", False, "Few epochs: a first look, no result.")
+_WINDOWS = flags.DEFINE_integer("windows", 5, "Of --study=drift: windows after training.", 1)
+_RETRAIN = flags.DEFINE_bool(
+    "retrain", True, "Of --study=drift: also train anew before each window."
+)
 _LIST = flags.DEFINE_bool("list", False, "Tell the studies and their variants, and end.")
 
 
 def main(argv: list[str]) -> None:
     """Studies."""
     del argv
-    from raserec_jax.studies.catalogue import NEW_ITEMS_QUESTION, STUDIES, find_study
+    from raserec_jax.studies.catalogue import (
+        DRIFT_QUESTION,
+        NEW_ITEMS_QUESTION,
+        STUDIES,
+        find_study,
+    )
 
     if _LIST.value:
         for name, study in STUDIES.items():
@@ -44,9 +53,10 @@ def main(argv: list[str]) -> None:
             for variant in study.variants:
                 print(f"    {variant.name}: {variant.label}")
         print(f"new_items: {NEW_ITEMS_QUESTION}")
+        print(f"drift: {DRIFT_QUESTION}")
         return
-    if _STUDY.value == "new_items":
-        _new_items()
+    if _STUDY.value in ("new_items", "drift"):
+        _of_one_seed(_STUDY.value)
         return
     study = find_study(_STUDY.value)
     if _VARIANTS.value is not None:
@@ -60,8 +70,10 @@ def main(argv: list[str]) -> None:
     print(study_markdown(run_study(study, config, _WORKDIR.value, seeds=seeds)))
 
 
-def _new_items() -> None:
+def _of_one_seed(name: str) -> None:
     config = cli.load_config()
+    from raserec_jax.studies.drift import run_drift
+    from raserec_jax.studies.drift_page import drift_markdown
     from raserec_jax.studies.new_items import run_new_items
     from raserec_jax.studies.running import quick
     from raserec_jax.studies.tables import new_items_markdown
@@ -69,8 +81,14 @@ def _new_items() -> None:
     config = quick(config) if _QUICK.value else config
     (seed, *others) = cli.integers("seeds", _SEEDS.value)
     if others or _VARIANTS.value is not None:
-        raise ConfigError("--study=new_items takes one seed and has no variants")
-    print(new_items_markdown(run_new_items(config, _WORKDIR.value, seed=seed)))
+        raise ConfigError(f"--study={name} takes one seed and has no variants")
+    if name == "new_items":
+        print(new_items_markdown(run_new_items(config, _WORKDIR.value, seed=seed)))
+        return
+    summary = run_drift(
+        config, _WORKDIR.value, seed=seed, windows=_WINDOWS.value, retrain=_RETRAIN.value
+    )
+    print(drift_markdown(summary))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,14 @@ def trained(base: pathlib.Path) -> pathlib.Path:
     """Its folder, under the session's temporary one."""
     folder = base / "tiny_workdir"
     log = generated_log()
+    with quick_training():
+        train(tiny_config(), log, str(folder), item_text=titles(log), stages=STAGES)
+    return folder
+
+
+@contextlib.contextmanager
+def quick_training():
+    """What is trained in here compiles in the least time."""
     make_run_steps = loop.make_run_steps
 
     def quick_steps(task, optimizer):
@@ -52,8 +60,7 @@ def trained(base: pathlib.Path) -> pathlib.Path:
         return quick_jit(steps, static_argnames="most", donate_argnums=0)
 
     with quick_compiles(), mock.patch.object(loop, "make_run_steps", quick_steps):
-        train(tiny_config(), log, str(folder), item_text=titles(log), stages=STAGES)
-    return folder
+        yield
 
 
 @contextlib.contextmanager

@@ -101,6 +101,12 @@ def parse_bound(
     return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
 
 
+def seconds_per_unit(times: np.ndarray) -> float:
+    """Seconds in one unit of a file's times, by their size; 1 where they are not since 1970."""
+    usual = float(np.median(np.abs(times)))
+    return 1.0 / next(unit for limit, unit in _UNITS if usual < limit)
+
+
 def in_words(time: np.number) -> str:
     """A time of a file as messages show it: as it is, and as a date if it looks like one."""
     value = time.item()

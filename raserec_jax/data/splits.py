@@ -102,9 +102,9 @@ def global_time(
         )
     valid_from, test_from = _instants(log.timestamps, times)
     lengths = log.lengths
-    first_valid = _first_place(log, log.timestamps >= valid_from)
+    first_valid = first_place_from(log, log.timestamps >= valid_from)
     if len(times) == 2:
-        first_test = _first_place(log, log.timestamps >= test_from)
+        first_test = first_place_from(log, log.timestamps >= test_from)
     else:
         first_test = np.minimum(first_valid + 1, lengths)
     train_end = first_valid
@@ -160,8 +160,8 @@ def _instants(timestamps: np.ndarray, times: Sequence[float | int]) -> tuple[flo
     return float(times[0]), float(times[-1])
 
 
-def _first_place(log: InteractionLog, flags: np.ndarray) -> np.ndarray:
-    """[U] first place of each user where the flag holds, his length if nowhere."""
+def first_place_from(log: InteractionLog, flags: np.ndarray) -> np.ndarray:
+    """[U] first place of each user where the flag, [interactions] bool, holds; his length if nowhere."""
     rows = np.flatnonzero(flags)
     users = log.user_ids[rows]
     is_first = np.ones(len(rows), bool)

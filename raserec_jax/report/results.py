@@ -116,12 +116,14 @@ def _plain(value: Any) -> Any:
 
 
 def _in_order(value: Any) -> Any:
-    """Keys sorted, floats rounded."""
+    """Keys sorted, floats rounded, but for large ones: an instant in seconds has ten digits before the point."""
     if isinstance(value, dict):
         return {name: _in_order(value[name]) for name in sorted(value, key=_place)}
     if isinstance(value, list):
         return [_in_order(part) for part in value]
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+    if isinstance(value, float) and abs(value) < 10.0 ** (_DIGITS - 1):
+        return float(f"{value:.{_DIGITS}g}")
+    return value
 
 
 def _place(name: str) -> tuple:

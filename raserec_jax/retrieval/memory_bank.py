@@ -100,6 +100,15 @@ class MemoryBank:
         keys = self.keys.astype(jnp.dtype(dtype), copy=False)
         return self if keys is self.keys else dataclasses.replace(self, keys=keys)
 
+    def select(self, rows: AnyArray) -> "MemoryBank":
+        """A bank of its own with some of the rows, in their order.
+
+        Args:
+          rows: [rows] bool, or ids of rows, or a slice.
+        """
+        columns = self._columns(0, self.rows)
+        return MemoryBank(**{name: column[rows] for name, column in columns.items()})
+
     def append(
         self,
         keys: AnyArray,

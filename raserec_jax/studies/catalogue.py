@@ -10,6 +10,9 @@ NEW_ITEMS_QUESTION = (
 )
 """Of `new_items.run_new_items`, which is no list of variants."""
 
+DRIFT_QUESTION = "How does a model age after its training, and what does a fresh memory give back?"
+"""Of `drift.run_drift`, likewise."""
+
 _FULL_TEXT = Variant("full", "full method", {})
 _NO_LOSSES = {"sra_cl.inter_weight": 0.0, "sra_cl.intra_weight": 0.0}
 _NO_LLM = {"semantic.descriptions": "template", "semantic.histories": "mean"}

@@ -97,7 +97,9 @@ def _memory(opened: Workdir, split: str, engine: str | None) -> Memory | None:
         return None
     bank = opened.bank()
     # Whatever was appended since is left out.
-    train_bank, full_bank = (_first_rows(bank, record.get(n)) for n in ("entries_train", "entries"))
+    train_bank, full_bank = (
+        bank.select(slice(record.get(n))) for n in ("entries_train", "entries")
+    )
     data, item_ids = split_log(opened.log, opened.config.data), jnp.asarray(opened.log.item_ids)
 
     def part(name: str, bank: MemoryBank) -> Part:
@@ -119,11 +121,6 @@ def _memory(opened: Workdir, split: str, engine: str | None) -> Memory | None:
     else:
         parts = [None, part("test_train_bank", train_bank), part("test", full_bank)]
     return Memory(train_bank, full_bank, None, None, None, *parts, report={})
-
-
-def _first_rows(bank: MemoryBank, count: int | None) -> MemoryBank:
-    columns = (bank.keys, bank.target_ids, bank.user_ids, bank.lengths, bank.times)
-    return MemoryBank(*(None if column is None else column[:count] for column in columns))
 
 
 def _search(opened: Workdir, engine: str, bank: MemoryBank, queries, top_k: int) -> Retrieved:
