@@ -9,6 +9,8 @@ HISTORIES = ("mean", "text", "llm")
 ENCODERS = ("hashing", "minilm", "sentence_transformers", "ready", "collaborative")
 WITHOUT_TEXT = ("ready", "collaborative")
 """Encoders that give item vectors and read no text."""
+TRAINABLE = ("minilm", "sentence_transformers")
+"""Encoders that `semantic.tune` can train."""
 NEIGHBORS = ("nearest", "cluster")
 POOLS = ("training", "published")
 ENGINES = ("auto", "exact", "scann")
@@ -40,6 +42,11 @@ FIELD_HELP = {
     "semantic.clusters": "cluster: how many",
     "semantic.engine": "of the neighbour search: exact, scann or auto",
     "semantic.report_samples": "items and histories shown in the quality report",
+    "semantic.tune.steps": "train the text encoder on items that follow each other, before it makes vectors; 0 = no",
+    "semantic.tune.batch": "pairs of items per step; each is a negative of the others",
+    "semantic.tune.learning_rate": "of AdamW; rises over the first tenth of the steps, then falls to 0",
+    "semantic.tune.window": "the second item of a pair is at most so many places after the first",
+    "semantic.tune.seed": "of the order of the pairs and of dropout",
     "semantic.llm.base_url": "of an OpenAI-compatible endpoint; empty = the client's default",
     "semantic.llm.model": "name of the model there",
     "semantic.llm.key_variable": "environment variable that holds the key; the key itself is never a flag",
@@ -92,6 +99,7 @@ def semantic_settings(**overrides) -> ConfigDict:
             "clusters": 256,
             "engine": "exact",
             "report_samples": 5,
+            "tune": {"steps": 0, "batch": 64, "learning_rate": 2e-5, "window": 1, "seed": 0},
             "llm": {
                 "base_url": "",
                 "model": "",
@@ -139,6 +147,11 @@ _RANGES = {
     "top_k": (1, 10_000),
     "clusters": (1, _ANY),
     "report_samples": (0, 1000),
+    "tune.steps": (0, _ANY),
+    "tune.batch": (2, _ANY),
+    "tune.learning_rate": (1e-9, 1.0),
+    "tune.window": (1, 1000),
+    "tune.seed": (0, 2**32 - 1),
     "llm.sequences": (0, 1000),
     "llm.max_answer_tokens": (1, 100_000),
     "llm.max_answer_chars": (1, 100_000),
@@ -185,6 +198,11 @@ def check_semantic(settings: ConfigDict, prefix: str = "--config.semantic.") -> 
         raise ConfigError(
             f"{prefix}histories={settings.histories} needs an encoder of text, and {prefix}encoder={settings.encoder} "
             f"is none; use {prefix}histories=mean"
+        )
+    if settings.tune.steps and settings.encoder not in TRAINABLE:
+        raise ConfigError(
+            f"{prefix}tune.steps={settings.tune.steps} needs a text encoder that can be trained, and "
+            f"{prefix}encoder={settings.encoder} is none; use one of {', '.join(TRAINABLE)}, or {prefix}tune.steps=0"
         )
 
 
