@@ -46,6 +46,8 @@ FIELD_HELP = {
     "semantic.tune.batch": "pairs of items per step; each is a negative of the others",
     "semantic.tune.learning_rate": "of AdamW; rises over the first tenth of the steps, then falls to 0",
     "semantic.tune.window": "the second item of a pair is at most so many places after the first",
+    "semantic.tune.max_tokens": "of a text that training reads, at most; vectors are made of all that the model reads",
+    "semantic.tune.dtype": "of the products in training: float32, or bfloat16, quicker where the device has it",
     "semantic.tune.seed": "of the order of the pairs and of dropout",
     "semantic.llm.base_url": "of an OpenAI-compatible endpoint; empty = the client's default",
     "semantic.llm.model": "name of the model there",
@@ -99,7 +101,15 @@ def semantic_settings(**overrides) -> ConfigDict:
             "clusters": 256,
             "engine": "exact",
             "report_samples": 5,
-            "tune": {"steps": 0, "batch": 64, "learning_rate": 2e-5, "window": 1, "seed": 0},
+            "tune": {
+                "steps": 0,
+                "batch": 32,
+                "learning_rate": 2e-5,
+                "window": 1,
+                "max_tokens": 64,
+                "dtype": "float32",
+                "seed": 0,
+            },
             "llm": {
                 "base_url": "",
                 "model": "",
@@ -136,6 +146,7 @@ _CHOICES = {
     "pool": POOLS,
     "neighbors": NEIGHBORS,
     "engine": ENGINES,
+    "tune.dtype": ("float32", "bfloat16"),
 }
 _RANGES = {
     "max_chars": (1, 100_000),
@@ -151,6 +162,7 @@ _RANGES = {
     "tune.batch": (2, _ANY),
     "tune.learning_rate": (1e-9, 1.0),
     "tune.window": (1, 1000),
+    "tune.max_tokens": (1, _ANY),
     "tune.seed": (0, 2**32 - 1),
     "llm.sequences": (0, 1000),
     "llm.max_answer_tokens": (1, 100_000),
@@ -178,7 +190,7 @@ def check_semantic(settings: ConfigDict, prefix: str = "--config.semantic.") -> 
       ConfigError: naming the flag, its value, what is allowed.
     """
     for name, allowed in _CHOICES.items():
-        if settings[name] not in allowed:
+        if _value(settings, name) not in allowed:
             raise ConfigError(_wrong(settings, name, f"one of {', '.join(allowed)}", prefix))
     for name, (low, high) in _RANGES.items():
         if not low <= _value(settings, name) <= high:

@@ -6,7 +6,7 @@ and the seed alone.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -23,7 +23,7 @@ _WARM_UP = 0.1
 
 def tune(
     encoder: SentenceEncoder,
-    texts: Sequence[str],
+    texts: Mapping[int, str],
     batches: np.ndarray,
     settings,
     checkpoint: TuningCheckpoint,
@@ -34,9 +34,9 @@ def tune(
 
     Args:
       encoder: whose model is trained; ready to encode when this returns.
-      texts: by number.
+      texts: number -> text.
       batches: [steps, batch, 2] int32 numbers of texts; in a batch none stands twice.
-      settings: `semantic.tune`: learning_rate and seed.
+      settings: `semantic.tune`: learning_rate, max_tokens, dtype and seed.
       checkpoint: gone on from if it holds a state.
       progress: as `progress.Progress`.
 
@@ -54,11 +54,16 @@ def tune(
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=0.0)
     losses = checkpoint.restore(parameters, optimizer)
     loss_of = encoder.ranking_loss()
+    products = torch.autocast(
+        model.device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"
+    )
+    window = model.max_seq_length
     devices = [model.device] if model.device.type == "cuda" else []
     bar = progress(
         steps, "text encoder", "step", initial=len(losses), line_every=max(1, steps // 20)
     )
     model.train()
+    model.max_seq_length = min(settings.max_tokens, window or settings.max_tokens)
     try:
         with bar, torch.random.fork_rng(devices):
             for step in range(len(losses), steps):
@@ -66,7 +71,8 @@ def tune(
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * _schedule(step, steps)
                 optimizer.zero_grad()
-                loss = loss_of([(texts[a], texts[b]) for a, b in batches[step].tolist()])
+                with products:
+                    loss = loss_of([(texts[a], texts[b]) for a, b in batches[step].tolist()])
                 losses.append(loss.item())
                 if not math.isfinite(losses[-1]):
                     raise NonFiniteLossError(
@@ -80,6 +86,7 @@ def tune(
                 if len(losses) % SAVE_EVERY == 0 and len(losses) < steps:
                     checkpoint.save(parameters, optimizer, losses)
     finally:
+        model.max_seq_length = window
         model.eval()
     return losses
 
