@@ -11,6 +11,7 @@ import logging
 import os
 import pathlib
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -303,12 +304,20 @@ def _quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     before = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    bars = sys.modules.get("transformers.utils.logging")
+    shown = bars is not None and bars.is_progress_bar_enabled()
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            if shown:
+                bars.disable_progress_bar()
+            try:
+                yield
+            finally:
+                if shown:
+                    bars.enable_progress_bar()
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -36,7 +36,7 @@ def test_defaults_pass_and_every_field_is_explained():
         *(
             (
                 {"encoder": encoder, "vectors_file": "v", "ids_file": "i", "tune": {"steps": 5}},
-                f"semantic.tune.steps=5 needs a text encoder .* encoder={encoder} is none; use one of minilm, ",
+                f"tune.steps=5 needs a text encoder .*semantic.encoder={encoder} is none; use one of minilm, ",
             )
             for encoder in ("hashing", "ready", "collaborative")
         ),
