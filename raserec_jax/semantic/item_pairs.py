@@ -12,6 +12,9 @@ from raserec_jax.batching.windows import training_examples
 from raserec_jax.data.splits import Split
 from raserec_jax.errors import ConfigError, DataError
 
+_LOOKED_AT = 8
+"""Times the pairs that are needed, at most, are looked at in a round: a log may have many millions."""
+
 
 def following_pairs(split: Split, texts: Sequence[str], window: int) -> np.ndarray:
     """(item, one that follows it), for each time it happens in a training history.
@@ -68,23 +71,24 @@ def pair_batches(texts: np.ndarray, steps: int, batch: int, seed: int) -> np.nda
       ConfigError: not even one batch can be filled.
     """
     draw = np.random.default_rng(seed)
-    found: list[list[int]] = []
-    sides = texts.tolist()
+    found: list[np.ndarray] = []
     while len(found) < steps:
-        made = _one_round(sides, draw.permutation(len(sides)).tolist(), steps - len(found), batch)
+        left = steps - len(found)
+        order = draw.permutation(len(texts))[: _LOOKED_AT * left * batch]
+        made = _one_round(texts[order].tolist(), left, batch)
         if not made:
             raise ConfigError(
-                f"--config.semantic.tune.batch={batch} is too large: of the {len(sides)} pairs of items that follow "
+                f"--config.semantic.tune.batch={batch} is too large: of the {len(texts)} pairs of items that follow "
                 "each other not that many have texts that all differ; lower it"
             )
-        found += made
+        found += [order[rows] for rows in made]
     return np.array(found, np.int32)
 
 
-def _one_round(sides: list, order: list[int], steps: int, batch: int) -> list[list[int]]:
-    """Batches of pairs taken in this order; one that has a text of the batch waits for the next."""
+def _one_round(sides: list[list[int]], steps: int, batch: int) -> list[list[int]]:
+    """Batches of pairs taken as they come; one that has a text of the batch waits for the next."""
     made: list[list[int]] = []
-    left = collections.deque(order)
+    left = collections.deque(range(len(sides)))
     while len(made) < steps:
         rows: list[int] = []
         waiting: list[int] = []

@@ -101,7 +101,8 @@ class TunedEncoder:
         if manifest.get("kind") != _KIND or not same_request(recipe, self.recipe):
             return None
         if folder_digest(place / "model") != digest:
-            print(f"{place}: damaged, its SHA-256 is not the manifest's: trained again", flush=True)
+            print(f"removed: {place} is damaged; the text encoder is trained again", flush=True)
+            shutil.rmtree(place, ignore_errors=True)
             return None
         return digest
 

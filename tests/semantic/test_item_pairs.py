@@ -123,8 +123,8 @@ def test_all_pairs_come_before_any_comes_again():
 
 
 def test_a_pair_that_has_to_wait_comes_first_in_the_next_batch():
-    sides = [(1, 2), (1, 3), (4, 1), (5, 6), (7, 8), (9, 10), (11, 12)]
-    assert _one_round(sides, list(range(7)), 9, 2) == [[0, 3], [1, 4], [2, 5]]
+    sides = [[1, 2], [1, 3], [4, 1], [5, 6], [7, 8], [9, 10], [11, 12]]
+    assert _one_round(sides, 9, 2) == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_a_batch_that_cannot_be_filled_is_refused():
