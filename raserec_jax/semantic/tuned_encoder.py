@@ -38,7 +38,6 @@ class TunedEncoder:
 
     Attributes:
       recipe: all that decides the result, as JSON values: the model it starts from, settings, digest of the pairs.
-      num_pairs: of items that follow each other.
     """
 
     def __init__(self, split: Split, descriptions: Sequence[str], settings, folder: pathlib.Path):
@@ -56,7 +55,6 @@ class TunedEncoder:
         self._settings, self._folder = settings, folder
         self._descriptions = descriptions
         self._pairs = following_pairs(split, descriptions, settings.tune.window)
-        self.num_pairs = len(self._pairs)
         self._base = sentence_encoder.model_facts(settings)
         self.recipe = {
             "base": self._base,
