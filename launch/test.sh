@@ -26,7 +26,7 @@ if [[ $# -gt 0 ]]; then
 fi
 make_environment .venv-test-semantic
 if install_semantic .venv-test-semantic .venv-test; then
-  .venv-test-semantic/bin/python -m pytest tests/semantic/test_sentence_encoder.py
+  .venv-test-semantic/bin/python -m pytest tests/semantic/test_sentence_encoder.py tests/semantic/test_tuned_encoder.py
 else
   echo "note: the tests of sentence encoders were skipped." >&2
 fi

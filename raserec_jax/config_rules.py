@@ -145,6 +145,7 @@ AS_BEFORE = {
     "evaluation.noise": [],
     "semantic.neighbors": "nearest",
     "semantic.clusters": 256,
+    "semantic.tune": semantic_settings().tune.to_dict(),
     "sra_cl.substitution": "random",
     "sra_cl.item_start": "random",
     "sra_cl.vectors": "frozen",

@@ -3,6 +3,7 @@
     FOLDER/
       descriptions.tsv        what was embedded, item by item; without_text.txt lists items that have none
       answers.jsonl           of a language model; failures.tsv lists what it did not answer
+      tuned/                  the text encoder, trained on next items if asked to; tuning/ of one under way
       vectors/                by encoder and text
       neighbors/              of a search under way
       tables/                 SemanticTables: what training reads
@@ -32,7 +33,7 @@ from raserec_jax.report.style import CSS
 from raserec_jax.semantic import sentence_encoder
 from raserec_jax.semantic.clusters import cluster_neighbors
 from raserec_jax.semantic.collaborative import collaborative_facts, collaborative_vectors
-from raserec_jax.semantic.encoders import Encoder, identity
+from raserec_jax.semantic.encoders import Encoder, identity, same_request
 from raserec_jax.semantic.hashing import HashingEncoder
 from raserec_jax.semantic.histories import composed_vectors
 from raserec_jax.semantic.neighbors import history_neighbors, item_neighbors
@@ -49,6 +50,7 @@ from raserec_jax.semantic.tables import (
     split_fingerprint,
 )
 from raserec_jax.semantic.texts import Texts
+from raserec_jax.semantic.tuned_encoder import TunedEncoder
 from raserec_jax.semantic.vector_cache import VectorCache
 
 TABLES = "tables"
@@ -115,7 +117,10 @@ def dry_run(split: Split, text: ItemText | None, settings, folder: PathLike) -> 
       as `embed_text`.
     """
     check_semantic(settings)
-    return _Steps(split, text, settings, pathlib.Path(folder), None, Progress).texts.plan()
+    plan = _Steps(split, text, settings, pathlib.Path(folder), None, Progress).texts.plan()
+    if settings.tune.steps:
+        plan += f"\nthe text encoder would be trained for {settings.tune.steps:,} steps"
+    return plan
 
 
 def summary(embedded: Embedded) -> str:
@@ -133,6 +138,7 @@ class _Steps:
         self.progress = progress
         self.texts = Texts(split, self.pool, text, settings, folder, progress)
         self.given_encoder = encoder
+        self._tuned: TunedEncoder | None = None
         self.timings: dict[str, float] = {}
 
     def run(self) -> Embedded:
@@ -146,6 +152,10 @@ class _Steps:
         tables = self._finished(wanted)
         reused = tables is not None
         if tables is None:
+            tuned = self._tuned_encoder(descriptions)
+            if tuned is not None:
+                self.given_encoder = self._timed("tuning", tuned.load, self.progress)
+                wanted = self._request(tuned.facts(), descriptions, texts)
             key = _digest(wanted)
             items, histories = self._timed("vectors", self._vectors, descriptions, texts)
             tables = self._timed("neighbors", self._tables, items, histories, key)
@@ -185,7 +195,15 @@ class _Steps:
             return {"name": "ready", "revision": "", "digest": digest}
         if settings.encoder == "collaborative":
             return collaborative_facts(self.split, settings.width, split_fingerprint(self.split))
+        tuned = self._tuned_encoder(descriptions)
+        if tuned is not None:
+            return tuned.facts()
         return sentence_encoder.model_facts(settings)
+
+    def _tuned_encoder(self, descriptions: list[str]) -> TunedEncoder | None:
+        if self._tuned is None and self.given_encoder is None and self.settings.tune.steps:
+            self._tuned = TunedEncoder(self.split, descriptions, self.settings, self.folder)
+        return self._tuned
 
     def _vectors(self, descriptions: list[str], texts: list[str] | None):
         """(item vectors, history vectors)."""
@@ -208,6 +226,9 @@ class _Steps:
             return read_vectors(settings.vectors_file, settings.ids_file, self.split.log)
         if self.given_encoder is None and settings.encoder == "collaborative":
             return _normal(collaborative_vectors(self.split, settings.width))
+        tuned = self._tuned_encoder(descriptions)
+        if tuned is not None and self.given_encoder is None:
+            self.given_encoder = tuned.load(self.progress)
         return self._encoded(descriptions, "item vectors")
 
     def _encoded(self, texts: list[str], desc: str) -> np.ndarray:
@@ -248,7 +269,7 @@ class _Steps:
             return None
         try:
             tables, manifest = load_with_manifest(self.folder / TABLES)
-            if _same_request(manifest["provenance"], wanted):
+            if same_request(manifest["provenance"], wanted):
                 check_tables(tables, self.split, str(self.folder / TABLES))
                 return tables
         except DataError as error:
@@ -310,12 +331,6 @@ class _Steps:
         write_file(self.folder / PAGE, quality_page(found, CSS).encode())
         _write_json(path, found)
         return found
-
-
-def _same_request(found: dict, wanted: dict) -> bool:
-    if wanted["encoder"]["digest"] is None and isinstance(found.get("encoder"), dict):
-        found = found | {"encoder": found["encoder"] | {"digest": None}}
-    return found == wanted
 
 
 def _normal(vectors: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import logging
 import os
 import pathlib
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -33,6 +34,7 @@ class SentenceEncoder:
     Attributes:
       name: the model's; revision: the commit, "" for a folder; digest: SHA-256 over its files; width: of the vectors.
       folder: where it was loaded from.
+      model: the library's own object.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class SentenceEncoder:
         self._batch_tokens = batch_tokens
         with _quiet():
             try:
-                self._model = sentence_transformers.SentenceTransformer(
+                self.model = sentence_transformers.SentenceTransformer(
                     str(self.folder),
                     device=device,
                     trust_remote_code=False,
@@ -80,6 +82,46 @@ class SentenceEncoder:
                     "safetensors weights and no code of its own"
                 ) from None
         self.width = self._width()
+
+    def ranking_loss(self):
+        """pairs of texts -> scalar tensor: the library's MultipleNegativesRankingLoss as it comes.
+
+        InfoNCE over cosines at temperature .05 (van den Oord et al. 2018): each first text against its own second one
+        and the other pairs', which are its negatives. Gradients reach the model.
+        """
+        with _quiet():
+            try:
+                from sentence_transformers.sentence_transformer.losses import (
+                    MultipleNegativesRankingLoss,
+                )
+            except ImportError:  # its place before sentence-transformers 5.4
+                from sentence_transformers.losses import MultipleNegativesRankingLoss
+        loss = MultipleNegativesRankingLoss(self.model)
+
+        def of_pairs(pairs: Sequence[tuple[str, str]]):
+            sides = zip(*pairs, strict=True)
+            return loss(
+                [self._features([text[:_LONGEST_CHARS] for text in s]) for s in sides], None
+            )
+
+        return of_pairs
+
+    def _features(self, texts: list[str]) -> dict:
+        """What the model reads of texts, on its device."""
+        model = self.model
+        with _quiet():
+            read = model.preprocess if hasattr(model, "preprocess") else model.tokenize
+            found = read(texts)
+        return {n: v.to(model.device) if hasattr(v, "to") else v for n, v in found.items()}
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes the model as `SentenceEncoder` loads it: settings, tokenizer, safetensors.
+
+        Raises:
+          OSError, or what safetensors raises in its place: it cannot be written.
+        """
+        with _quiet():
+            self.model.save_pretrained(str(folder), create_model_card=False)
 
     def _width(self) -> int:
         return int(self._embed(["a"]).shape[1])
@@ -109,10 +151,10 @@ class SentenceEncoder:
 
     def _lengths(self, texts: list[str]) -> np.ndarray:
         """[n] tokens of each text, at most the model's window; a guess where the tokenizer is of an unknown kind."""
-        window = self._model.max_seq_length or 512
+        window = self.model.max_seq_length or 512
         try:
             with _quiet():
-                found = self._model.tokenizer(texts, add_special_tokens=True, truncation=False)
+                found = self.model.tokenizer(texts, add_special_tokens=True, truncation=False)
             lengths = [len(ids) for ids in found["input_ids"]]
         except (TypeError, KeyError, ValueError, AttributeError):
             lengths = [len(text) // 3 + 2 for text in texts]
@@ -120,7 +162,7 @@ class SentenceEncoder:
 
     def _embed(self, texts: list[str]) -> np.ndarray:
         with _quiet():
-            return self._model.encode(
+            return self.model.encode(
                 texts,
                 batch_size=len(texts),
                 show_progress_bar=False,
@@ -262,12 +304,20 @@ def _quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     before = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    bars = sys.modules.get("transformers.utils.logging")
+    shown = bars is not None and bars.is_progress_bar_enabled()
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            if shown:
+                bars.disable_progress_bar()
+            try:
+                yield
+            finally:
+                if shown:
+                    bars.enable_progress_bar()
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

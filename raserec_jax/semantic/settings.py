@@ -9,6 +9,8 @@ HISTORIES = ("mean", "text", "llm")
 ENCODERS = ("hashing", "minilm", "sentence_transformers", "ready", "collaborative")
 WITHOUT_TEXT = ("ready", "collaborative")
 """Encoders that give item vectors and read no text."""
+TRAINABLE = ("minilm", "sentence_transformers")
+"""Encoders that `semantic.tune` can train."""
 NEIGHBORS = ("nearest", "cluster")
 POOLS = ("training", "published")
 ENGINES = ("auto", "exact", "scann")
@@ -40,6 +42,13 @@ FIELD_HELP = {
     "semantic.clusters": "cluster: how many",
     "semantic.engine": "of the neighbour search: exact, scann or auto",
     "semantic.report_samples": "items and histories shown in the quality report",
+    "semantic.tune.steps": "train the text encoder on items that follow each other, before it makes vectors; 0 = no",
+    "semantic.tune.batch": "pairs of items per step; each is a negative of the others",
+    "semantic.tune.learning_rate": "of AdamW; rises over the first tenth of the steps, then falls to 0",
+    "semantic.tune.window": "the second item of a pair is at most so many places after the first",
+    "semantic.tune.max_tokens": "of a text that training reads, at most; vectors are made of all that the model reads",
+    "semantic.tune.dtype": "of the products in training: float32, or bfloat16, quicker where the device has it",
+    "semantic.tune.seed": "of the order of the pairs and of dropout",
     "semantic.llm.base_url": "of an OpenAI-compatible endpoint; empty = the client's default",
     "semantic.llm.model": "name of the model there",
     "semantic.llm.key_variable": "environment variable that holds the key; the key itself is never a flag",
@@ -92,6 +101,15 @@ def semantic_settings(**overrides) -> ConfigDict:
             "clusters": 256,
             "engine": "exact",
             "report_samples": 5,
+            "tune": {
+                "steps": 0,
+                "batch": 32,
+                "learning_rate": 2e-5,
+                "window": 1,
+                "max_tokens": 64,
+                "dtype": "float32",
+                "seed": 0,
+            },
             "llm": {
                 "base_url": "",
                 "model": "",
@@ -128,6 +146,7 @@ _CHOICES = {
     "pool": POOLS,
     "neighbors": NEIGHBORS,
     "engine": ENGINES,
+    "tune.dtype": ("float32", "bfloat16"),
 }
 _RANGES = {
     "max_chars": (1, 100_000),
@@ -139,6 +158,12 @@ _RANGES = {
     "top_k": (1, 10_000),
     "clusters": (1, _ANY),
     "report_samples": (0, 1000),
+    "tune.steps": (0, _ANY),
+    "tune.batch": (2, _ANY),
+    "tune.learning_rate": (1e-9, 1.0),
+    "tune.window": (1, 1000),
+    "tune.max_tokens": (1, _ANY),
+    "tune.seed": (0, 2**32 - 1),
     "llm.sequences": (0, 1000),
     "llm.max_answer_tokens": (1, 100_000),
     "llm.max_answer_chars": (1, 100_000),
@@ -165,7 +190,7 @@ def check_semantic(settings: ConfigDict, prefix: str = "--config.semantic.") -> 
       ConfigError: naming the flag, its value, what is allowed.
     """
     for name, allowed in _CHOICES.items():
-        if settings[name] not in allowed:
+        if _value(settings, name) not in allowed:
             raise ConfigError(_wrong(settings, name, f"one of {', '.join(allowed)}", prefix))
     for name, (low, high) in _RANGES.items():
         if not low <= _value(settings, name) <= high:
@@ -185,6 +210,11 @@ def check_semantic(settings: ConfigDict, prefix: str = "--config.semantic.") -> 
         raise ConfigError(
             f"{prefix}histories={settings.histories} needs an encoder of text, and {prefix}encoder={settings.encoder} "
             f"is none; use {prefix}histories=mean"
+        )
+    if settings.tune.steps and settings.encoder not in TRAINABLE:
+        raise ConfigError(
+            f"{prefix}tune.steps={settings.tune.steps} needs a text encoder that can be trained, and "
+            f"{prefix}encoder={settings.encoder} is none; use one of {', '.join(TRAINABLE)}, or {prefix}tune.steps=0"
         )
 
 

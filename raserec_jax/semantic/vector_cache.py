@@ -150,11 +150,12 @@ def _plain(name: str) -> str:
 
 
 def share_vectors(folder: PathLike, other: PathLike) -> None:
-    """Copies the vectors that one folder of `pipeline.embed_text` has to another that has none yet."""
-    source, target = (pathlib.Path(one) / "vectors" for one in (folder, other))
-    if not source.is_dir() or target.exists():
-        return
-    building = target.with_name(".building-vectors")
-    shutil.rmtree(building, ignore_errors=True)  # of a call that was killed
-    shutil.copytree(source, building)
-    os.replace(building, target)
+    """Copies vectors and trained text encoder of one folder of `pipeline.embed_text` to another that has none yet."""
+    for name in ("vectors", "tuned"):
+        source, target = (pathlib.Path(one) / name for one in (folder, other))
+        if not source.is_dir() or target.exists():
+            continue
+        building = target.with_name(f".building-{name}")
+        shutil.rmtree(building, ignore_errors=True)  # of a call that was killed
+        shutil.copytree(source, building)
+        os.replace(building, target)

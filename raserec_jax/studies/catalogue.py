@@ -125,7 +125,7 @@ STUDIES: dict[str, Study] = {
     ),
     "sra_cl_vectors": _sra_cl(
         "SRA-CL: frozen or adapted vectors",
-        "Do vectors that are adapted in training find better neighbours?",
+        "Do vectors that are adapted in training find better neighbours, or those of a trained text encoder?",
         (
             Variant("frozen", "frozen", {}),
             Variant("adapted", "adapted, k of k", {"sra_cl.vectors": "adapted"}),
@@ -134,6 +134,7 @@ STUDIES: dict[str, Study] = {
                 "adapted, k of 50 candidates",
                 {"sra_cl.vectors": "adapted", "semantic.top_k": 50},
             ),
+            Variant("tuned", "text encoder trained on next items", {"semantic.tune.steps": 300}),
         ),
     ),
     "sra_cl_prompts": _sra_cl(

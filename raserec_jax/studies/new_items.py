@@ -77,10 +77,16 @@ def run_new_items(
       "known" and "new".
 
     Raises:
-      ConfigError: a share out of range, or a log that nothing is left of; else as `train`.
+      ConfigError: a share out of range, a text encoder that is to be trained, or a log that nothing is left of;
+        else as `train`.
     """
     if not 0.0 < share < 1.0 or not all(0.0 < level <= 1.0 for level in levels):
         raise ConfigError(f"share={share} must be in (0, 1), and levels in (0, 1]")
+    if config.semantic.tune.steps:
+        raise ConfigError(
+            f"--config.semantic.tune.steps={config.semantic.tune.steps} would train the text encoder on the items that "
+            "are to be new; use 0 for this study"
+        )
     workdir = Path(workdir)
     if log is None:
         log, item_text = read_data(config)

@@ -30,8 +30,23 @@ from raserec_jax.report.results import read_json, write_bytes_atomic, write_json
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import load_retrieved
 
-# What may change between two calls on one workdir: how the work is cut up or shown, not its result.
-FREE_KEYS = ("checkpoint", "evaluation.samples")
+# What may change between two calls on one workdir: how the work is cut up or shown, not its result. Of a language
+# model: where it is asked, how fast and for how much, not what it is asked; answers are known by its name.
+FREE_KEYS = (
+    "checkpoint",
+    "evaluation.samples",
+    "semantic.llm.base_url",
+    "semantic.llm.key_variable",
+    "semantic.llm.concurrency",
+    "semantic.llm.calls_per_minute",
+    "semantic.llm.timeout_s",
+    "semantic.llm.retries",
+    "semantic.llm.backoff_s",
+    "semantic.llm.max_calls",
+    "semantic.llm.max_cost",
+    "semantic.llm.price_in",
+    "semantic.llm.price_out",
+)
 
 LOCK_FILE = ".lock"
 # What some network file systems answer: without a lock the run goes on, with a warning.

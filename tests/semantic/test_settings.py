@@ -33,8 +33,22 @@ def test_defaults_pass_and_every_field_is_explained():
             {"encoder": "ready", "vectors_file": "v", "ids_file": "i", "histories": "text"},
             "encoder=ready is none; use --config.semantic.histories=mean",
         ),
+        *(
+            (
+                {"encoder": encoder, "vectors_file": "v", "ids_file": "i", "tune": {"steps": 5}},
+                f"tune.steps=5 needs a text encoder .*semantic.encoder={encoder} is none; use one of minilm, ",
+            )
+            for encoder in ("hashing", "ready", "collaborative")
+        ),
+        (
+            {"encoder": "minilm", "tune": {"dtype": "float16"}},
+            "tune.dtype='float16' is not usable; expected one of float32, bfloat16",
+        ),
+        ({"tune": {"batch": 1}}, "semantic.tune.batch=1 is not usable; expected at least 2"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, words):
+    settings = semantic_settings()
+    settings.update(changes)
     with pytest.raises(ConfigError, match=words):
-        check_semantic(semantic_settings(**changes))
+        check_semantic(settings)

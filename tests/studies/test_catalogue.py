@@ -21,6 +21,8 @@ def test_variants_are_distinct_and_can_be_configured(name, tmp_path):
     preset = presets.sra_cl if name.startswith("sra_cl") else presets.raserec
     config = preset("movielens_100k")
     config.semantic.llm.model = "small"
+    if name == "sra_cl_vectors":
+        config.semantic.encoder = "minilm"  # one that can be trained
     made = [varied(config, variant, tmp_path) for variant in study.variants]
     assert len({str(plain(one)) for one in made}) == len(made) or name in ("sra_cl_text", "reader")
     assert len({variant.name for variant in study.variants}) == len(study.variants)

@@ -48,3 +48,11 @@ def test_the_whole_study(tmp_path):
     assert (tmp_path / "plots" / "new_items.png").stat().st_size > 500
     with pytest.raises(ConfigError, match="share=1.0 must be in"):
         run_new_items(config, tmp_path, share=1.0, log=log)
+
+
+def test_a_text_encoder_trained_on_new_items_is_refused(tmp_path):
+    config = presets.sra_cl("movielens_100k")
+    config.semantic.tune.steps = 5
+    with pytest.raises(ConfigError, match="tune.steps=5 would train the text encoder on the items"):
+        run_new_items(config, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -83,10 +83,30 @@ def test_what_does_not_change_the_result_may_change(tmp_path, config):
     config.checkpoint.keep += 1
     config.checkpoint.steps_per_call += 1
     config.evaluation.samples += 1
+    config.semantic.llm.update(base_url="http://localhost:1/v1", key_variable="KEY", concurrency=2)
+    config.semantic.llm.update(calls_per_minute=9, timeout_s=5.0, retries=1, backoff_s=0.5)
+    config.semantic.llm.update(max_calls=7, max_cost=2.0, price_in=0.1, price_out=0.2)
     wd.open_workdir(tmp_path, config)
     assert wd.read_json(tmp_path / "config.json") == wd.plain(config)
     config.evaluation.bootstrap_samples += 1
     with pytest.raises(ConfigError, match="evaluation.bootstrap_samples"):
+        wd.open_workdir(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", "other"),
+        ("prompts", "mine"),
+        ("sequences", 3),
+        ("max_answer_tokens", 7),
+        ("max_answer_chars", 9),
+    ],
+)
+def test_what_a_language_model_is_and_is_asked_may_not_change(tmp_path, config, name, value):
+    wd.open_workdir(tmp_path, config)
+    config.semantic.llm[name] = value
+    with pytest.raises(ConfigError, match=rf"semantic\.llm\.{name} is "):
         wd.open_workdir(tmp_path, config)
 
 
