@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from raserec_jax.losses.reduction import weighted_mean
-from raserec_jax.losses.repeats import PastItems, add_repeat_bias
+from raserec_jax.losses.repeats import PastItems, log_past
 from raserec_jax.products import einsum
 from raserec_jax.table_rows import take_rows
 
@@ -47,7 +47,8 @@ def sampled_loss(
 
     "softmax": sampled softmax with the log-Q correction (Bengio & Senecal 2008): each usable negative stands for
       (1 - q of the target) / (q of it * usable negatives) items, so that the normaliser is an unbiased estimate of the
-      whole catalogue's. The target's own logit is exact and is not corrected.
+      whole catalogue's. The target's own logit is exact and is not corrected; so are those of past items, where
+      their scores have a bias: they are few and weigh much, so an estimate without them would be far off.
     "bce": binary cross-entropy, target 1 and negatives 0, the latter averaged (SASRec's with several negatives).
     "gbce": the same with sigmoid(target)^beta in place of sigmoid(target) (gSASRec, arXiv 2308.07192, eq. 9 to 11):
       beta = a (t (1 - 1/a) + 1/a) with a = negatives / (num_items - 1) and t = `calibration`, which takes back the
@@ -65,12 +66,16 @@ def sampled_loss(
       Weighted mean over rows, in nats.
 
     Raises:
-      ValueError: unknown kind or table_gradient, or past items with another loss than "softmax".
+      ValueError: unknown kind or table_gradient, or past items with another loss than "softmax" or without `drawn`.
     """
     if kind not in SAMPLED_LOSSES:
         raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(SAMPLED_LOSSES)}")
     if past is not None and kind != "softmax":
         raise ValueError(f"a repeat bias needs kind='softmax', not {kind!r}")
+    if past is not None and past.drawn is None:
+        raise ValueError(
+            "a sampled loss needs to know which negatives are past items: PastItems.drawn"
+        )
     num_items = num_items or item_table.shape[0] - 1
     positive = jnp.sum(query * take_rows(item_table, target_ids, table_gradient), axis=1)
     drawn = take_rows(item_table, negatives.ids, table_gradient)
@@ -81,8 +86,7 @@ def sampled_loss(
     if kind == "softmax":
         if target_log_q is None:
             target_log_q = jnp.full(query.shape[0], -math.log(num_items))
-        per_row = _softmax(positive, negative, usable, negatives.log_q, target_log_q)
-        per_row = per_row if past is None else add_repeat_bias(per_row, past)
+        per_row = _softmax(positive, negative, usable, negatives.log_q, target_log_q, past)
     else:
         exponent = 1.0
         if kind == "gbce":
@@ -98,11 +102,19 @@ def sampled_loss(
     return weighted_mean(per_row, weights)
 
 
-def _softmax(positive, negative, usable, log_q, target_log_q):
+def _softmax(positive, negative, usable, log_q, target_log_q, past):
     """log of the estimated normaliser, minus the target's logit."""
     count = jnp.maximum(jnp.sum(usable, axis=1), 1)
     # A draw that is not the target has probability q / (1 - q of the target).
     others = jnp.log1p(-jnp.minimum(jnp.exp(target_log_q), 1.0 - 1e-6)) - jnp.log(count)
-    negative = jnp.where(usable, negative - log_q[None, :] + others[:, None], -jnp.inf)
-    both = jnp.concatenate([positive[:, None], negative], axis=1)
-    return jax.nn.logsumexp(both, axis=1) - positive
+    margins = negative - positive[:, None] - log_q[None, :] + others[:, None]
+    if past is None:
+        margins = jnp.where(usable, margins, -jnp.inf)
+        own = jnp.zeros_like(positive)
+        return jax.nn.logsumexp(jnp.concatenate([own[:, None], margins], axis=1), axis=1)
+    # Past items stand for themselves; a target that is one of them is among these.
+    margins = jnp.where(usable & ~past.drawn, margins, -jnp.inf)
+    own = jnp.where(past.target_repeats, -jnp.inf, 0.0)
+    exact = jnp.stack([own, log_past(past) + past.bias], axis=1)
+    total = jax.nn.logsumexp(jnp.concatenate([exact, margins], axis=1), axis=1)
+    return total - jnp.where(past.target_repeats, past.bias, 0.0)

@@ -114,7 +114,8 @@ def pretrain_task(
         )
 
     def next_item_term(query, params, batch, drawn, target_log_q):
-        past = batch_past(query, params, batch, encoder.table_gradient)
+        ids = None if drawn is None else drawn.ids
+        past = batch_past(query, params, batch, encoder.table_gradient, ids)
         if next_item == "full":
             return next_item_loss(
                 query,

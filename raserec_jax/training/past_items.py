@@ -1,5 +1,7 @@
 """What precedes each target of a batch, as the loss of an encoder with repeat bias needs it."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -14,11 +16,16 @@ MOST_ENTRIES = 2**21
 
 
 def batch_past(
-    query: Array, params: dict, batch: Batch, table_gradient: str = "auto"
+    query: Array,
+    params: dict,
+    batch: Batch,
+    table_gradient: str = "auto",
+    negative_ids: Int[Array, " negatives"] | None = None,
 ) -> PastItems | None:
     """What precedes each target of a batch in its own window; None for an encoder without repeat bias.
 
-    Beyond `MOST_ENTRIES` the past items of a read are summed up to one entry, with the same loss.
+    Beyond `MOST_ENTRIES` the past items of a read are summed up to one entry, with the same loss. With the ids of drawn
+    negatives it also tells which of them are past items of a read.
     """
     bias = repeat_bias(params)
     if bias is None:
@@ -28,6 +35,7 @@ def batch_past(
     items, place = batch.item_ids.reshape(-1), jnp.arange(rows * seq)[None, :]
     vectors = take_rows(params["item_table"], items, table_gradient)
     targets = take_rows(params["item_table"], batch.target_ids, table_gradient)
+    find_drawn = None if negative_ids is None else _finder(items, negative_ids)
 
     def margins(query, targets, read_rows, read_columns, target_ids):
         """Of some of the reads: what `PastItems` says, but for the bias."""
@@ -38,28 +46,54 @@ def batch_past(
             query @ vectors.T - jnp.sum(query * targets, axis=1, keepdims=True),
             own & first[None, :],
             jnp.any(own & (items[None, :] == target_ids[:, None]), axis=1),
+            None if find_drawn is None else find_drawn(own),
         )
 
     reads = (query, targets, batch.read_rows, batch.read_columns, batch.target_ids)
     count = query.shape[0]
     chunk = max(MOST_ENTRIES // (rows * seq), 1)
     if count <= chunk:
-        return PastItems(*margins(*reads), bias)
+        *found, drawn = margins(*reads)
+        return PastItems(*found, bias, drawn)
 
     @jax.checkpoint
     def reduced(reads):
         """The same with one entry per read: the log of the sum over all of them."""
-        of_entries, counts, repeats = margins(*reads)
+        of_entries, counts, repeats, drawn = margins(*reads)
         total = jax.nn.logsumexp(jnp.where(counts, of_entries, -1e30), axis=1)
-        return total, jnp.any(counts, axis=1), repeats
+        return total, jnp.any(counts, axis=1), repeats, drawn
 
     def in_chunks(x):
         x = jnp.pad(x, ((0, -count % chunk), *((0, 0) for _ in x.shape[1:])))
         return x.reshape(-1, chunk, *x.shape[1:])
 
     found = jax.lax.map(reduced, tuple(in_chunks(x) for x in reads))
-    total, counts, repeats = (x.reshape(-1)[:count] for x in found)
-    return PastItems(total[:, None], counts[:, None], repeats, bias)
+    total, counts, repeats, drawn = jax.tree.map(
+        lambda x: x.reshape(-1, *x.shape[2:])[:count], found
+    )
+    return PastItems(total[:, None], counts[:, None], repeats, bias, drawn)
+
+
+def _finder(items: Array, negative_ids: Array) -> Callable[[Array], Array]:
+    """Takes [reads, places] bool, which places are of a read; tells which negatives stand there, [reads, negatives].
+
+    Each item is looked up once among the sorted negatives, whatever the reads; equal negatives share a flag.
+    """
+    ordered, order = jax.lax.sort_key_val(
+        negative_ids, jnp.arange(negative_ids.shape[0], dtype=jnp.int32)
+    )
+    slot = jnp.searchsorted(ordered, items).astype(jnp.int32)
+    slot = jnp.where(ordered[jnp.minimum(slot, ordered.shape[0] - 1)] == items, slot, -1)
+    first_of = (
+        jnp.zeros_like(order).at[order].set(jnp.searchsorted(ordered, ordered).astype(jnp.int32))
+    )
+
+    def find(own: Array) -> Array:
+        flags = jnp.zeros((ordered.shape[0], own.shape[0]), bool)
+        flags = flags.at[jnp.where(slot < 0, ordered.shape[0], slot)].max(own.T, mode="drop")
+        return flags[first_of].T
+
+    return find
 
 
 def first_meetings(
