@@ -68,19 +68,20 @@ def test_tsv(recommender, histories, tmp_path):
         "12 recommendations for 3 histories",
         "2 items that the training data do not have were skipped, in 2 histories (--strict makes "
         "them an error)",
-        "1 histories had no known item and got the most popular ones",
+        "1 histories had no known item and got what is taken most of late",
     ]
     expected = recommender.recommend(
         [["i003", "i004"], ["i009", "i010"], []], 4, users=["u03", "new", None]
     )
     rows = table(output)
-    assert list(rows[0]) == ["user_id", "rank", "item_id", "score", "title"]
+    assert list(rows[0]) == ["user_id", "rank", "item_id", "score", "title", "by_popularity"]
     for user, found, place in zip(("u03", "new", "other"), expected, range(3), strict=True):
         part = rows[4 * place : 4 * place + 4]
         assert [row["user_id"] for row in part] == [user] * 4
         assert [row["rank"] for row in part] == ["1", "2", "3", "4"]
         assert [row["item_id"] for row in part] == [one.item for one in found]
         assert [row["title"] for row in part] == [one.title or "" for one in found]
+        assert {row["by_popularity"] for row in part} == {str(int(user == "other"))}
         np.testing.assert_allclose(
             [float(row["score"]) for row in part], [one.score for one in found], rtol=1e-4
         )
@@ -96,7 +97,7 @@ def test_json_lines_with_reasons_from_the_command_line(tiny_workdir, tmp_path):
     arguments = [f"--workdir={tiny_workdir}", f"--histories={given}", f"--output={output}"]
     code, out, err = launch("recommend.py", *arguments, "--k=2", "--explain", "--noexclude_seen")
     assert code == 0, err
-    assert err.startswith("recommend: 2 users, ") and len(err.splitlines()) == 1
+    assert err.startswith("recommend: 2/2 users, ") and len(err.splitlines()) == 1
     assert out.splitlines()[0] == f"workdir {tiny_workdir}, scoring finetune"
     assert out.splitlines()[1] == "4 recommendations for 2 histories"
     assert out.splitlines()[-1] == str(output)
@@ -110,7 +111,7 @@ def test_json_lines_with_reasons_from_the_command_line(tiny_workdir, tmp_path):
     ]
     assert len(known["memories"]) == 5
     for memory in known["memories"]:
-        assert list(memory) == ["history", "followed_by", "cosine", "weight"]
+        assert list(memory) == ["history", "followed_by", "time", "cosine", "weight", "attention"]
         assert set(memory["followed_by"]) == {"item_id", "title"} == set(memory["history"][0])
     assert sum(memory["weight"] for memory in known["memories"]) == pytest.approx(1, abs=1e-5)
 
@@ -120,7 +121,7 @@ def test_reasons_as_text(recommender, histories, tmp_path, monkeypatch):
     report = recommend_file(recommender, histories, tmp_path / "out.tsv", k=3, explain=True)
     assert report == FileReport(3, 9, 2, 2, 1)
     rows = table(tmp_path / "out.tsv")
-    assert list(rows[0])[5:] == ["score_without_memory", "memory_weight", "memories"]
+    assert list(rows[0])[6:] == ["score_without_memory", "memory_weight", "memories"]
     explained = recommender.explain(["i003", "i004"], 3, user="u03")
     memories = rows[0]["memories"].split(" | ")
     heaviest = max(explained.memories, key=lambda memory: memory.weight)
@@ -162,7 +163,7 @@ def test_ids_that_tsv_cannot_hold(recommender, tmp_path):
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("out.csv", ConfigError, r"--output=.*out\.csv: expected a name that ends in \.tsv or \.jsonl"),
+        ("out.csv", ConfigError, r"--output=.*out\.csv: expected a name that ends in \.tsv, \.jsonl or \.parquet"),
         ("none/out.tsv", DataError, "there is no folder .*none; give a file in a folder that exists"),
         ("folder.tsv", DataError, "is a folder; give a file"),
         ("histories.tsv", ConfigError, "is the file of histories; give another name"),

@@ -93,7 +93,7 @@ def write_file(path: PathLike, content: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be written ({error.strerror or error}); "
@@ -133,7 +133,7 @@ def _replace_folder(folder: pathlib.Path, files: Mapping[str, bytes]) -> None:
         temporary.mkdir()
         for name, content in files.items():
             _write_flushed(temporary / name, content)
-        _flush_folder(temporary)
+        flush_folder(temporary)
         _swap(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -153,7 +153,7 @@ def _swap(temporary: pathlib.Path, folder: pathlib.Path) -> None:
             raise
     else:
         os.rename(temporary, folder)
-    _flush_folder(folder.parent)
+    flush_folder(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -223,7 +223,7 @@ def _write_flushed(path: pathlib.Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _flush_folder(folder: pathlib.Path) -> None:
+def flush_folder(folder: pathlib.Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
