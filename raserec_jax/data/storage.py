@@ -101,6 +101,24 @@ def write_file(path: PathLike, content: bytes) -> None:
         ) from error
 
 
+def save_files(folder: PathLike, files: Mapping[str, bytes]) -> None:
+    """Makes a folder of these files, whole or not at all; parents are made too.
+
+    Raises:
+      DataError: there is something already, or it cannot be written.
+    """
+    target = pathlib.Path(folder)
+    try:
+        _refuse_foreign(target, set())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _replace_folder(target, files)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror or error}); "
+            "choose another folder or free space"
+        ) from error
+
+
 def is_saved_folder(folder: PathLike) -> bool:
     """Whether `load_arrays` has something to look at there."""
     place = pathlib.Path(folder)

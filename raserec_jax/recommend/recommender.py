@@ -72,6 +72,11 @@ class Recommender:
         return self._model.method.scoring
 
     @property
+    def model(self) -> Model:
+        """What computes, in dense ids."""
+        return self._model
+
+    @property
     def config(self) -> ConfigDict:
         return self._model.workdir.config
 
