@@ -120,7 +120,7 @@ def shapes_asked(num_items: int) -> Asked:
 
 def _windows(asked: Asked, max_len: int) -> Array:
     """[batch, max_len]: the last items of each history, left-aligned."""
-    places = jnp.maximum(asked.lengths - max_len, 0)[:, None] + jnp.arange(max_len)
+    places = jnp.maximum(asked.lengths - max_len, 0)[:, None] + jnp.arange(max_len)[None]
     found = jnp.take_along_axis(
         asked.histories, jnp.minimum(places, asked.histories.shape[1] - 1), axis=1
     )
