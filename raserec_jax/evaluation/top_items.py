@@ -28,7 +28,7 @@ def top_items(
     k: int,
     exclude_ids: Int[Array | np.ndarray, "users excluded"] | None = None,
     *,
-    allowed: Bool[Array | np.ndarray, " rows"] | None = None,
+    allowed: Bool[Array | np.ndarray, " entries"] | None = None,
     user_chunk: int = USER_CHUNK,
     item_chunk: int = ITEM_CHUNK,
 ) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
