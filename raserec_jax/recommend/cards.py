@@ -40,7 +40,8 @@ def _card(name: str, answer: Explanation) -> str:
     else:
         notes.append(_SCORINGS[answer.scoring])
     if found.unknown_items:
-        notes.append(f"{found.unknown_items} items of the history are unknown and were skipped.")
+        items = "item" if found.unknown_items == 1 else "items"
+        notes.append(f"Skipped: {found.unknown_items} unknown {items} of the history.")
     return (
         f'<section>{title}<p class="soft">{escape(" ".join(notes))}</p>'
         f"{_history(answer.history)}{_recommended(found)}{_memories(answer)}</section>"
@@ -59,18 +60,22 @@ def _history(history: tuple[Item, ...]) -> str:
 def _recommended(found: list[Explained]) -> str:
     with_reasons = not found.by_popularity
     heads = ["", "score"] + ["without memory", "weight of memories of it"] * with_reasons
+    # Scores with and without memory are of two user vectors: only the order they give can be compared.
+    plain = sorted(one.score_without_memory for one in found)[::-1]
     rows = []
     for rank, one in enumerate(found, start=1):
         cells = [f"{rank}. {_name(one)}", f"{one.score:.4g}"]
         if with_reasons:
-            sign = {True: "hit", False: "soft"}[one.score > one.score_without_memory]
+            place = 1 + plain.index(one.score_without_memory)
+            sign = "hit" if rank < place else "soft"
             cells += [
-                f'<span class="{sign}">{one.score_without_memory:.4g}</span>',
+                f'<span class="{sign}">{one.score_without_memory:.4g} ({place}.)</span>',
                 f"{one.memory_weight:.3f}",
             ]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "".join(f"<th>{head}</th>" for head in heads)
-    legend = '<p class="soft">Green: memory raised the score.</p>' if with_reasons and rows else ""
+    legend = "In brackets: the place among these without memory; green: memory moved it up."
+    legend = f'<p class="soft">{legend}</p>' if with_reasons and rows else ""
     return (
         '<h3>Recommended</h3><div class="scroll"><table>'
         f"<tr>{head}</tr>{''.join(rows)}</table></div>{legend}"

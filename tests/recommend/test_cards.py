@@ -137,10 +137,18 @@ def test_page_of_the_first_histories_of_a_file(recommender, tmp_path):
     assert page.tags.count("section") == 2 and "b" in page.tags
     assert "User <b>1</b>" in text and "User 2" in text and "User 3" not in text
     assert (
-        "Nothing in this history is known" in text and "1 items of the history are unknown" in text
+        "Nothing in this history is known" in text
+        and "Skipped: 1 unknown item of the history." in text
     )
     answer = recommender.explain(["i003", "i004"], 3)
     for one in answer.recommendations:
         assert f". {one.title or one.item}" in text
     for memory in answer.memories:
         assert f"{memory.weight:.3f}" in text
+
+
+def test_what_memory_moved_up_is_green():
+    found = [Explained("a", 3.0, None, 0.1, 0.5), Explained("b", 2.0, None, 0.3, 0.0)]
+    page = Explanation(Recommendations(found), (), "finetune", (), ATTENTION).to_html()
+    assert '<span class="hit">0.1 (2.)</span>' in page
+    assert '<span class="soft">0.3 (1.)</span>' in page
