@@ -53,7 +53,7 @@ def test_equals_a_full_sort(seed, distinct, mix):
 
 
 @hypothesis.given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.03, 0.5, 1.0]))
-@hypothesis.settings(max_examples=15)
+@hypothesis.settings(max_examples=10)
 def test_only_allowed_items(seed, share):
     """As if all others were excluded for everyone."""
     draw = np.random.default_rng(seed)
@@ -62,7 +62,7 @@ def test_only_allowed_items(seed, share):
     exclude_ids = draw.integers(0, ITEMS + 1, (USERS, 7)).astype(np.int32)
     allowed = draw.random(ITEMS + 1) < share
     found = best_items(scores, item_table, TOP, exclude_ids, allowed=allowed)
-    others = np.flatnonzero(~allowed).astype(np.int32)
+    others = np.where(allowed, 0, np.arange(ITEMS + 1)).astype(np.int32)
     both = np.concatenate([exclude_ids, np.broadcast_to(others, (USERS, len(others)))], axis=1)
     expected = best_items(scores, item_table, TOP, both)
     np.testing.assert_array_equal(found[0], expected[0])

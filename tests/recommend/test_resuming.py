@@ -3,6 +3,7 @@
 # ruff: noqa: F811 - fixtures are imported, and named by the tests
 
 import contextlib
+import gc
 import json
 import os
 import pathlib
@@ -10,12 +11,12 @@ import random
 import subprocess
 import sys
 import time
-import tracemalloc
 
 import pytest
 
+from raserec_jax.data.history_rows import HistoryRow
 from raserec_jax.errors import DataError
-from raserec_jax.recommend import files
+from raserec_jax.recommend import Recommendations, files
 from raserec_jax.recommend.files import recommend_file
 from raserec_jax.recommend.resumable import ResumableFile
 from tests import tiny_workdir as tiny
@@ -179,13 +180,13 @@ from raserec_jax.recommend import Recommender, files
 files.HISTORIES_AT_ONCE, files.BATCHES_PER_SAVE = 32, 1
 recommender = Recommender.load(sys.argv[1])
 for output in sys.argv[3:]:
-    print(files.recommend_file(recommender, sys.argv[2], output, k=3, explain=True).resumed)
+    print(files.recommend_file(recommender, sys.argv[2], output, k=3).resumed)
 """
 
 
 def test_kill_9(tiny_workdir, tmp_path):
     """Killed twice at random instants; the third process goes on, then writes the same without a kill."""
-    histories, output = write_histories(tmp_path / "in.jsonl", 6000), tmp_path / "out.tsv"
+    histories, output = write_histories(tmp_path / "in.jsonl", 2000), tmp_path / "out.tsv"
     journal, draw, before = tmp_path / ".out.tsv.partial.json", random.Random(5), 0
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     asked = [sys.executable, "-c", RUN, str(tiny_workdir), str(histories), str(output)]
@@ -199,7 +200,7 @@ def test_kill_9(tiny_workdir, tmp_path):
             time.sleep(0.002)
         assert process.wait() == -9 and not output.exists()
         before = json.loads(journal.read_text())["state"][0]
-        assert 0 < before < 6000
+        assert 0 < before < 2000
     whole = tmp_path / "whole.tsv"
     told = subprocess.run(
         [*asked, str(whole)],
@@ -214,14 +215,33 @@ def test_kill_9(tiny_workdir, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["in.jsonl", "out.tsv", "whole.tsv"]
 
 
-def test_memory_does_not_grow_with_the_file(recommender, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "HISTORIES_AT_ONCE", 32)
-    monkeypatch.setattr(files, "BATCHES_PER_SAVE", 1)
-    peaks = []
-    for count in (32, 96, 768):  # the first compiles
-        histories = write_histories(tmp_path / "in.jsonl", count)
-        tracemalloc.start()
-        recommend_file(recommender, histories, tmp_path / "out.jsonl", k=3, explain=True)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[2] < 1.2 * peaks[1]
+class Counting:
+    """A progress that counts, at each step, the histories and answers that are in memory."""
+
+    def __init__(self, *_, initial):
+        assert initial == 0
+        self.alive = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self, n):
+        kinds = (HistoryRow, Recommendations)
+        self.alive.append(sum(isinstance(one, kinds) for one in gc.get_objects()))
+
+
+def test_one_batch_at_a_time_is_in_memory(recommender, tmp_path, small_batches):
+    histories, made = write_histories(tmp_path / "in.jsonl", 23), []
+
+    def progress(total, desc, unit, initial):
+        assert (total, unit) == (23, "user")
+        made.append(Counting(initial=initial))
+        return made[0]
+
+    recommend_file(recommender, histories, tmp_path / "out.jsonl", k=2, progress=progress)
+    assert (
+        len(made[0].alive) == 12 and max(made[0].alive) <= 6
+    )  # a batch of 2, and one row read ahead
