@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-import raserec_jax
+from raserec_jax import __version__
 from raserec_jax.data.splits import split_log
 from raserec_jax.data.storage import PathLike, save_files
 from raserec_jax.errors import ConfigError
@@ -82,7 +82,7 @@ def export_recommender(
         "max_len": model.workdir.encoder.max_len,
         "scoring": recommender.scoring,
         "platforms": PLATFORMS,
-        "made_with": {"raserec_jax": raserec_jax.__version__, **versions},
+        "made_with": {"raserec_jax": __version__, **versions},
         "fingerprint": recommender.fingerprint(),
         "arrays": {name: str(one.dtype) for name, one in arrays.items()},
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},

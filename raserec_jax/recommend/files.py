@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import raserec_jax
+from raserec_jax import __version__
 from raserec_jax.data.histories import place_of, read_histories
 from raserec_jax.data.history_rows import HistoryRow
 from raserec_jax.data.sources import PathLike, shown
@@ -204,7 +204,7 @@ def _task(recommender: Recommender, histories: PathLike, settings: list) -> str:
     """Names all that the output depends on."""
     with open(histories, "rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
-    named = [raserec_jax.__version__, recommender.fingerprint(), content, HISTORIES_AT_ONCE]
+    named = [__version__, recommender.fingerprint(), content, HISTORIES_AT_ONCE]
     return hashlib.sha256(json.dumps([*named, *settings]).encode()).hexdigest()
 
 
