@@ -210,3 +210,28 @@ def test_without_flatbuffers_the_command_that_installs_it(tiny_workdir, tmp_path
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(ConfigError, match=r"run: pip install 'raserec_jax\[export\]'"):
         exporting.export_recommender(tiny_workdir, tmp_path / "new")
+
+
+STARTED = """
+import jax, numpy as np, sys
+draw = np.random.default_rng(1)
+matrix, rows = draw.normal(size=(3, 3)).astype("f"), draw.normal(size=(40_000, 3)).astype("f")
+found = jax.jit(jax.vmap(lambda row: ((matrix @ row) ** 2).sum()))(rows)
+wrong = np.sum(~np.isclose(found, ((rows @ matrix.T) ** 2).sum(1), rtol=1e-3))
+sys.path.insert(0, sys.argv[1])
+import load
+try:
+    load.load(sys.argv[1])
+    print(wrong > 0, "loaded")
+except ValueError as error:
+    print(wrong > 0, error)
+"""
+
+
+def test_a_jax_that_computes_wrongly_is_refused(export):
+    """It has started without the flag, too late for load.py to set it."""
+    is_wrong, _, told = python("-c", STARTED, export, XLA_FLAGS="").strip().partition(" ")
+    if is_wrong == "True":
+        assert told.startswith("jaxlib 0.10.2 was started without XLA_FLAGS=--xla_cpu_experim")
+    else:
+        assert told == "loaded"
