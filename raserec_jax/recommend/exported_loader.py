@@ -13,6 +13,7 @@ The folder holds a program that is run: load only what you trust. The digests sh
 
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
@@ -190,8 +191,6 @@ def _checked(folder: pathlib.Path, name: str, digest: str) -> bytes:
 
 def _array(files: dict, name: str) -> np.ndarray:
     """From a .npy file whose digest holds; without pickles."""
-    import io
-
     return np.load(io.BytesIO(files[f"{name}.npy"]), allow_pickle=False)
 
 
