@@ -34,9 +34,12 @@ CORE = [
 EXTRAS = {
     "semantic": ["openai>=1.50", "sentence-transformers>=3.3"],
     "parquet": ["pyarrow>=18"],
+    # With it jax.export writes and reads its files.
+    "export": ["flatbuffers>=24"],
     "tfds": ["array-record>=0.5.1", "grain>=0.2.12", "tensorflow-datasets>=4.9.8"],
     "dev": [
         "beartype>=0.20",
+        "flatbuffers>=24",
         "hypothesis>=6.100",
         # Older ones check shapes only of packages that no conftest.py imports.
         "jaxtyping>=0.3.11",

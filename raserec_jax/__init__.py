@@ -19,6 +19,7 @@ _HOMES = {
     "Recommender": "raserec_jax.recommend",
     "ScannIndex": "raserec_jax.retrieval.scann_index",
     "SequenceEncoder": "raserec_jax.models.encoder",
+    "export_recommender": "raserec_jax.recommend.exporting",
     "info_nce": "raserec_jax.losses",
     "next_item_loss": "raserec_jax.losses",
     "presets": "raserec_jax.presets",

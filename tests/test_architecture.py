@@ -41,6 +41,7 @@ ALLOWED = {
         "evaluation",
         "models",
         "presets",
+        "report",
         "retrieval",
     },
     "presets": {"config_rules", "semantic"},

@@ -68,19 +68,20 @@ def test_tsv(recommender, histories, tmp_path):
         "12 recommendations for 3 histories",
         "2 items that the training data do not have were skipped, in 2 histories (--strict makes "
         "them an error)",
-        "1 histories had no known item and got the most popular ones",
+        "1 histories had no known item and got what is taken most of late",
     ]
     expected = recommender.recommend(
         [["i003", "i004"], ["i009", "i010"], []], 4, users=["u03", "new", None]
     )
     rows = table(output)
-    assert list(rows[0]) == ["user_id", "rank", "item_id", "score", "title"]
+    assert list(rows[0]) == ["user_id", "rank", "item_id", "score", "title", "by_popularity"]
     for user, found, place in zip(("u03", "new", "other"), expected, range(3), strict=True):
         part = rows[4 * place : 4 * place + 4]
         assert [row["user_id"] for row in part] == [user] * 4
         assert [row["rank"] for row in part] == ["1", "2", "3", "4"]
         assert [row["item_id"] for row in part] == [one.item for one in found]
         assert [row["title"] for row in part] == [one.title or "" for one in found]
+        assert {row["by_popularity"] for row in part} == {str(int(user == "other"))}
         np.testing.assert_allclose(
             [float(row["score"]) for row in part], [one.score for one in found], rtol=1e-4
         )
@@ -94,23 +95,33 @@ def test_json_lines_with_reasons_from_the_command_line(tiny_workdir, tmp_path):
     output = tmp_path / "out.jsonl"
     output.write_text("of yesterday")
     arguments = [f"--workdir={tiny_workdir}", f"--histories={given}", f"--output={output}"]
-    code, out, err = launch("recommend.py", *arguments, "--k=2", "--explain", "--noexclude_seen")
+    arguments += ["--k=2", "--explain", "--noexclude_seen", "--show_users"]
+    (tmp_path / "deny.txt").write_text("i003\ni020\n")
+    lists = [f"--deny={tmp_path / 'deny.txt'}", f"--cards={tmp_path / 'why.html'}"]
+    code, out, err = launch("recommend.py", *arguments, *lists)
     assert code == 0, err
-    assert err.startswith("recommend: 2 users, ") and len(err.splitlines()) == 1
+    assert err.startswith("recommend: 2/2 users, ") and len(err.splitlines()) == 1
     assert out.splitlines()[0] == f"workdir {tiny_workdir}, scoring finetune"
-    assert out.splitlines()[1] == "4 recommendations for 2 histories"
+    assert out.splitlines()[1:3] == [
+        str(tmp_path / "why.html"),
+        "4 recommendations for 2 histories",
+    ]
+    assert "User 7" in (tmp_path / "why.html").read_text(encoding="utf-8")
     assert out.splitlines()[-1] == str(output)
     known, unknown = map(json.loads, output.read_text(encoding="utf-8").splitlines())
     assert (known["user_id"], unknown["user_id"]) == (7, "ü")
     assert (known["by_popularity"], unknown["by_popularity"]) == (False, True)
     assert (known["unknown_items"], unknown["unknown_items"], unknown["memories"]) == (0, 1, [])
     assert [one["rank"] for one in known["recommendations"]] == [1, 2]
+    found = [*known["recommendations"], *unknown["recommendations"]]
+    assert not {one["item_id"] for one in found} & {"i003", "i020"}
     assert list(known["recommendations"][0]) == [
         *("rank", "item_id", "score", "title", "score_without_memory", "memory_weight")
     ]
     assert len(known["memories"]) == 5
     for memory in known["memories"]:
-        assert list(memory) == ["history", "followed_by", "cosine", "weight"]
+        assert memory.pop("user_id").startswith("u")
+        assert list(memory) == ["history", "followed_by", "time", "cosine", "weight", "attention"]
         assert set(memory["followed_by"]) == {"item_id", "title"} == set(memory["history"][0])
     assert sum(memory["weight"] for memory in known["memories"]) == pytest.approx(1, abs=1e-5)
 
@@ -120,13 +131,44 @@ def test_reasons_as_text(recommender, histories, tmp_path, monkeypatch):
     report = recommend_file(recommender, histories, tmp_path / "out.tsv", k=3, explain=True)
     assert report == FileReport(3, 9, 2, 2, 1)
     rows = table(tmp_path / "out.tsv")
-    assert list(rows[0])[5:] == ["score_without_memory", "memory_weight", "memories"]
+    assert list(rows[0])[6:] == ["score_without_memory", "memory_weight", "memories"]
     explained = recommender.explain(["i003", "i004"], 3, user="u03")
     memories = rows[0]["memories"].split(" | ")
     heaviest = max(explained.memories, key=lambda memory: memory.weight)
     assert len(memories) == 3 and memories[0].startswith(f"{heaviest.weight:.3f}: ")
     assert memories[0].endswith(f" -> {heaviest.followed_by.title or heaviest.followed_by.item}")
     assert (rows[-1]["memories"], rows[-1]["memory_weight"]) == ("", "0.0000")
+
+
+def test_parquet_in_and_out(recommender, tmp_path):
+    """The rows of a TSV file, typed; integer users and items stay integers, mixed users become strings."""
+    pytest.importorskip("pyarrow", reason="pyarrow, an optional extra, is not installed")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    users, histories = ["u03", "new", "other"], [["i003", "i004"], ["i009", "i010"], ["gone"]]
+    given = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"user_id": users, "history": histories}), given)
+    for ending in ("parquet", "tsv"):
+        recommend_file(recommender, given, tmp_path / f"out.{ending}", k=4, explain=True)
+    found, rows = pq.read_table(tmp_path / "out.parquet"), table(tmp_path / "out.tsv")
+    assert found.column_names == list(rows[0])
+    for name in ("user_id", "item_id", "memories"):
+        assert found[name].to_pylist() == [row[name] for row in rows]
+    assert found["title"].to_pylist() == [row["title"] or None for row in rows]
+    assert found["rank"].to_pylist() == [int(row["rank"]) for row in rows]
+    assert found["by_popularity"].to_pylist() == [row["by_popularity"] == "1" for row in rows]
+    for name in ("score", "score_without_memory"):
+        np.testing.assert_allclose(found[name], [float(row[name]) for row in rows], rtol=1e-6)
+    for users, kind in (([7, 8, 9], pa.int64()), ([7, "8", 9], pa.string())):
+        lines = [json.dumps({"user_id": user, "history": ["i003"]}) for user in users]
+        (tmp_path / "in.jsonl").write_text("\n".join(lines))
+        recommend_file(recommender, tmp_path / "in.jsonl", tmp_path / "out.parquet", k=1)
+        found = pq.read_table(tmp_path / "out.parquet")
+        assert found.schema.field("user_id").type == kind
+        assert found["user_id"].to_pylist() == [
+            int(one) if kind == pa.int64() else str(one) for one in users
+        ]
 
 
 def test_a_broken_line_leaves_nothing_written(recommender, histories, tmp_path, monkeypatch):
@@ -162,7 +204,7 @@ def test_ids_that_tsv_cannot_hold(recommender, tmp_path):
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("out.csv", ConfigError, r"--output=.*out\.csv: expected a name that ends in \.tsv or \.jsonl"),
+        ("out.csv", ConfigError, r"--output=.*out\.csv: expected a name that ends in \.tsv, \.jsonl or \.parquet"),
         ("none/out.tsv", DataError, "there is no folder .*none; give a file in a folder that exists"),
         ("folder.tsv", DataError, "is a folder; give a file"),
         ("histories.tsv", ConfigError, "is the file of histories; give another name"),

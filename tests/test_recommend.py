@@ -2,8 +2,15 @@
 
 # ruff: noqa: F811 - fixtures are imported, and named by the tests
 
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
 import json
+import math
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -11,16 +18,21 @@ import pytest
 
 import raserec_jax
 from raserec_jax import checkpoints
+from raserec_jax.data.splits import leave_one_out
 from raserec_jax.errors import CheckpointError, ConfigError, DataError
 from raserec_jax.recommend import Recommender
 from raserec_jax.recommend import model as model_module
 from raserec_jax.recommend import recommender as recommender_module
 from raserec_jax.recommend.loading import open_workdir
+from raserec_jax.recommend.recent_items import RecentItems
 from raserec_jax.recommend.scoring import bucket
+from raserec_jax.retrieval.bank_files import COLUMNS
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from tests import tiny_workdir as tiny
 from tests.quick_jit import quick_jit
 from tests.tiny_workdir import copied, recommender, tiny_workdir  # noqa: F401
+
+CHANNELS = ("history_to_target", "target_to_history")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -191,22 +203,167 @@ def test_unknown_items_are_skipped_and_counted(recommender):
     assert (known.unknown_items, mixed.unknown_items, mixed.by_popularity) == (0, 2, False)
 
 
-def test_nothing_known_gives_the_most_popular_training_items(recommender):
+def late_items(log, before=None):
+    """Item ids, best first, and counts: the newest tenth of the training interactions, user by user in plain Python."""
+    moments = [
+        (time, user, place, item)
+        for user in range(log.num_users)
+        for place, (item, time) in enumerate(
+            zip(
+                log.items_of(user)[:-2].tolist(),
+                log.timestamps[log.offsets[user] :].tolist(),
+                strict=False,
+            )
+        )
+        if before is None or time < before
+    ]
+    moments.sort()
+    late = collections.Counter(
+        item for *_, item in moments[len(moments) - math.ceil(len(moments) / 10) :]
+    )
+    ever = collections.Counter(item for *_, item in moments)
+    ids = sorted(range(1, log.num_items + 1), key=lambda item: (-late[item], -ever[item], item))
+    return ids, [late[item] for item in ids]
+
+
+def test_nothing_known_gives_what_is_taken_most_of_late(recommender):
     log = recommender.log
-    counts = np.zeros(log.num_items + 1, int)
-    for user in range(log.num_users):
-        np.add.at(counts, log.items_of(user)[:-2], 1)
-    expected = np.argsort(-counts[1:], kind="stable")[:3] + 1
+    ids, counts = late_items(log)
     answers = recommender.recommend([["x", "y"], ["i001"], []], k=3)
     assert [one.by_popularity for one in answers] == [True, False, True]
     assert [one.unknown_items for one in answers] == [2, 0, 0]
     for found in (answers[0], answers[2]):
-        assert [one.item for one in found] == log.labels_of(expected).tolist()
-        assert [one.score for one in found] == counts[expected].tolist()
+        assert [one.item for one in found] == log.labels_of(ids[:3]).tolist()
+        assert [one.score for one in found] == counts[:3]
     explained = recommender.explain(["x"], k=3)
-    assert explained.memories == () and explained.recommendations.by_popularity
+    assert (explained.memories, explained.history) == ((), ())
+    assert explained.recommendations.by_popularity
     assert [one.item for one in explained.recommendations] == [one.item for one in answers[0]]
     assert recommender.recommend([]) == []
+
+
+def test_of_late_ends_at_as_of(copied):
+    change_config(copied, memory__eligibility="before")
+    found = Recommender.load(copied)
+    ids, counts = late_items(found.log, before=400)
+    (answer,) = found.recommend([[]], k=30, as_of=400)
+    assert [one.item for one in answer] == found.log.labels_of(ids).tolist()
+    assert [one.score for one in answer] == counts
+    assert ids != late_items(found.log)[0]
+
+
+def test_without_times_of_late_is_the_end_of_each_users_order(recommender):
+    log = dataclasses.replace(recommender.log, timestamps=None)
+    split = leave_one_out(log)
+    late, ever = collections.Counter(), collections.Counter()
+    for user in range(log.num_users):
+        trained = log.items_of(user)[:-2].tolist()
+        late.update(trained[len(trained) - math.ceil(len(trained) / 10) :])
+        ever.update(trained)
+    expected = sorted(range(1, 31), key=lambda item: (-late[item], -ever[item], item))
+    ids, counts = RecentItems(split).best()
+    assert ids.tolist() == expected and counts.tolist() == [late[item] for item in expected]
+
+
+# --- allow and deny ---------------------------------------------------------------------------
+
+
+def test_allow_and_deny_leave_the_best_of_the_rest(recommender):
+    histories = [["i003", "i004"], ["i009", "i010", "i011"], ["x"]]
+    everything = recommender.recommend(histories, 30)
+    allow, deny = [f"i{item:03d}" for item in range(1, 16)] + ["x"], ["i005", "i006", "i020", "y"]
+    for options, keep in (
+        ({"allow": allow}, lambda item: item in allow),
+        ({"deny": deny}, lambda item: item not in deny),
+        ({"allow": set(allow), "deny": np.array(deny)}, lambda i: i in allow and i not in deny),
+    ):
+        answers = recommender.recommend(histories, 30, **options)
+        explained = recommender.explain_many(histories, 30, **options)
+        for found, reasons, ranked in zip(answers, explained, everything, strict=True):
+            expected = [one.item for one in ranked if keep(one.item)]
+            assert [one.item for one in found] == expected
+            assert [one.item for one in reasons.recommendations] == expected
+            scores = {one.item: one.score for one in ranked}
+            assert [one.score for one in found] == [scores[item] for item in expected]
+
+
+# --- batches and threads ----------------------------------------------------------------------
+
+
+def test_after_one_batch_of_each_size_nothing_is_compiled(recommender):
+    """Sizes of the batches are 8 and 16 here (`quick_compiles`); numbers of histories are 1 to 40."""
+    history = [f"i{item:03d}" for item in range(1, tiny.MAX_LEN + 1)]
+    for count in (1, 9):
+        recommender.explain_many([history] * count, 6)
+    with counted_compilations() as compiled:
+        for count in range(1, 41):
+            asked = [history[: 1 + (count + place) % 8] for place in range(count)] + [["x"]]
+            answers = recommender.recommend(asked, 6)
+            assert [len(found) for found in answers] == [6] * (count + 1)
+        recommender.recommend([history], 6, exclude_seen=False, deny=["i004"])
+    assert compiled == []
+    with counted_compilations() as compiled:
+        recommender.recommend([history], 7)  # another k is another program: the count does count
+    assert compiled
+
+
+@contextlib.contextmanager
+def counted_compilations():
+    """A list that gets an entry for each program that XLA compiles meanwhile."""
+    compiled = []
+
+    def listen(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_threads_get_whole_answers_while_the_bank_changes(copied):
+    """Each answer is that of one version of the bank, memories included: never a mixture of two."""
+    found = Recommender.load(copied)
+    first = found._model.bank
+    # Rows in reverse: the same numbers name other memories, and other targets are read.
+    columns = {name: getattr(first, name)[::-1] for name in COLUMNS if name != "target_ids"}
+    second = MemoryBank(target_ids=first.target_ids[::-1] % 30 + 1, **columns, version=2)
+    histories = [[f"i{1 + (start + place) % 30:03d}" for place in range(4)] for start in range(10)]
+    names = [None, "u03", *[None] * 8]
+    expected = []
+    for bank in (first, second):
+        found._model.bank = bank
+        expected.append([found.explain(*asked) for asked in zip(histories, [5] * 10, strict=True)])
+    assert all(one != other for one, other in zip(*expected, strict=True))
+    start, stop = threading.Barrier(9), threading.Event()
+
+    def read(seed):
+        start.wait()
+        for place in np.random.default_rng(seed).integers(0, 10, 12).tolist():
+            answer = found.explain(histories[place], 5)
+            assert answer in (expected[0][place], expected[1][place])
+            plain = found.recommend([histories[place]], 5, users=[names[place]])[0]
+            assert len(plain) == 5
+        return True
+
+    def write():
+        start.wait()
+        for turn in itertools.count():
+            if stop.wait(0.01):
+                return
+            found._model.bank = (first, second)[turn % 2]
+
+    with concurrent.futures.ThreadPoolExecutor(9) as pool:
+        writer = pool.submit(write)
+        readers = [pool.submit(read, seed) for seed in range(8)]
+        assert all(reader.result() for reader in readers)
+        stop.set()
+        writer.result()
+
+
+# --- reasons ----------------------------------------------------------------------------------
 
 
 def test_explanation_holds_what_was_retrieved_and_read(recommender, by_hand):
@@ -223,6 +380,18 @@ def test_explanation_holds_what_was_retrieved_and_read(recommender, by_hand):
         assert [one.item for one in memory.history] == log.labels_of(stored).tolist()
         assert memory.followed_by.item == log.labels_of(bank.target_ids[row : row + 1]).item()
         np.testing.assert_allclose((memory.cosine, memory.weight), (cosine, weight), rtol=1e-4)
+        assert memory.time == np.unique(log.timestamps)[bank.times[row]] and memory.user is None
+        user, place = int(bank.user_ids[row]), int(bank.lengths[row])
+        assert memory.time == log.timestamps[log.offsets[user] + place]
+        parts = [found.channel_shares[name] * memory.attention[name] for name in CHANNELS]
+        np.testing.assert_allclose(sum(parts), weight, rtol=1e-4)
+    for name in CHANNELS:
+        total = sum(memory.attention[name] for memory in found.memories)
+        np.testing.assert_allclose(total, 1, rtol=1e-5)
+    assert found.history == tuple(recommender._item(item) for item in ids.tolist())
+    asked = recommender.explain(history, k=6, user=log.user_labels[4].item(), show_users=True)
+    assert [one.user for one in asked.memories] == log.user_labels[bank.user_ids[rows]].tolist()
+    assert [one._replace(user=None) for one in asked.memories] == list(found.memories)
     np.testing.assert_allclose(sum(memory.weight for memory in found.memories), 1, rtol=1e-5)
     check_order(found.recommendations, by_hand.logits(augmented, ids), ids, 6)
     for one in found.recommendations:
@@ -336,6 +505,9 @@ def test_as_of_hides_later_memories(copied):
         (["i001"], {}, DataError, r"histories\[0\] is 'i001', a single value; give a list of item"),
         ([7], {}, DataError, r"histories\[0\] is 7, a single value"),
         ("i001", {}, DataError, "histories is 'i001'; give a list of lists"),
+        ([["i001"]], {"allow": []}, DataError, "allow and deny leave none of the 30 items; .* such as 'i001'"),
+        ([["i001"]], {"allow": ["x"]}, DataError, "allow and deny leave none of the 30 items"),
+        ([["i001"]], {"deny": "i001"}, DataError, "deny='i001' is a single value; give a list"),
         ([[None]], {}, DataError, "item ids must be integers or strings, got None"),
         ([[1.5]], {}, DataError, "item ids must be integers or strings, got float64"),
     ],

@@ -1,8 +1,9 @@
 """Files of histories to recommend for: one user per line, streamed, so that their number does not matter.
 
-Two formats, told by the content: a tab-separated table with the columns `user_id` and `history` (original item ids
-separated by spaces, oldest first; further columns are ignored), and JSON lines
-`{"user_id": "u1", "history": ["B00A", "B00B"]}` for ids that hold spaces. Either may be gzipped.
+Three formats, told by the content: a tab-separated table with the columns `user_id` and `history` (original item ids
+separated by spaces, oldest first; further columns are ignored), JSON lines
+`{"user_id": "u1", "history": ["B00A", "B00B"]}` for ids that hold spaces, and Parquet with these columns, the history a
+list or such a string. Text may be gzipped.
 """
 
 import difflib
@@ -12,9 +13,10 @@ import itertools
 import json
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from raserec_jax.data.columns import MAX_ID_BYTES
+from raserec_jax.data.history_parquet import at_row, parquet_histories
+from raserec_jax.data.history_rows import HistoryRow, checked_row
+from raserec_jax.data.parquet_files import is_parquet
 from raserec_jax.data.sources import PathLike, at_line, shown
 from raserec_jax.errors import DataError
 
@@ -24,22 +26,11 @@ _LONGEST_LINE = 2**26  # bytes; more than that on one line is no file of histori
 _EXAMPLE = '{"user_id": "u1", "history": ["B00A", "B00B"]}'
 
 
-class HistoryRow(NamedTuple):
-    """One user's history.
-
-    line: of the file, from 1.  user_id: original id.  items: original item ids, oldest first, at least one.
-    """
-
-    line: int
-    user_id: int | str
-    items: list[int | str]
-
-
 def read_histories(path: PathLike) -> Iterator[HistoryRow]:
     """Yields the rows of a file of histories.
 
     Args:
-      path: TSV or JSON lines, gzipped or not; the first characters decide.
+      path: TSV or JSON lines, gzipped or not, or Parquet; the first characters decide.
 
     Returns:
       An iterator. The file's first row is read at once, so a wrong file is told at once; later mistakes when they
@@ -47,12 +38,18 @@ def read_histories(path: PathLike) -> Iterator[HistoryRow]:
 
     Raises:
       DataError: the file is missing, empty, damaged or not such a file, or a history is empty; names file and line.
+      ConfigError: Parquet, and pyarrow is not installed.
     """
-    rows = _rows(path)
+    rows = parquet_histories(path) if is_parquet(path) else _rows(path)
     first = next(rows, None)
     if first is None:
         raise DataError(f"{path}: no histories; expected one line per user, such as {_EXAMPLE}")
     return itertools.chain([first], rows)
+
+
+def place_of(path: PathLike, row: HistoryRow) -> str:
+    """How messages name a row."""
+    return at_row(path, row.line) if is_parquet(path) else at_line(path, row.line)
 
 
 def _rows(path: PathLike) -> Iterator[HistoryRow]:
@@ -145,7 +142,7 @@ def _table_row(
             "separated by tabs, with spaces between the items; repair or drop the row"
         )
     items = [item for item in fields[history_place].split(" ") if item]
-    return _checked(path, number, fields[user_place].strip(), items)
+    return checked_row(at_line(path, number), number, fields[user_place].strip(), items)
 
 
 def _json_row(path: PathLike, number: int, text: str) -> HistoryRow:
@@ -165,40 +162,4 @@ def _json_row(path: PathLike, number: int, text: str) -> HistoryRow:
         if name not in found:
             names = ", ".join(shown(key) for key in list(found)[:20]) or "none"
             raise DataError(f"{place}: no {name!r} among {names}; expected such as {_EXAMPLE}")
-    items = found["history"]
-    if not isinstance(items, list) or not all(_is_id(item) for item in items):
-        raise DataError(
-            f"{place}: history is {shown(json.dumps(items))}, expected a list of item ids, integers or strings"
-        )
-    if not _is_id(found["user_id"]):
-        raise DataError(
-            f"{place}: user_id is {shown(json.dumps(found['user_id']))}, expected an integer or a string"
-        )
-    return _checked(path, number, found["user_id"], items)
-
-
-def _is_id(value) -> bool:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
-def _checked(path: PathLike, number: int, user_id: int | str, items: list) -> HistoryRow:
-    place = at_line(path, number)
-    if user_id == "":
-        raise DataError(f"{place}: empty user_id; fill it in or drop the row")
-    try:
-        str(user_id).encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataError(
-            f"{place}: user_id {user_id!r:.80} is no valid text; repair or drop the line"
-        ) from None
-    if not items:
-        raise DataError(
-            f"{place}: empty history of user {shown(str(user_id))}, expected at least one item id; drop the row"
-        )
-    longest = max(map(str, [user_id, *items]), key=len)
-    if len(longest) > MAX_ID_BYTES:
-        raise DataError(
-            f"{place}: found the id {shown(longest)}, expected at most {MAX_ID_BYTES} characters; are the items "
-            "separated by spaces?"
-        )
-    return HistoryRow(number, user_id, items)
+    return checked_row(place, number, found["user_id"], found["history"])

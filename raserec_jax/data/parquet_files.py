@@ -36,7 +36,7 @@ class ParquetFile:
     """
 
     def __init__(self, path: PathLike):
-        module = _pyarrow_parquet()
+        module = pyarrow_parquet()
         self._path = path
         self._stack = contextlib.ExitStack()
         try:
@@ -96,11 +96,16 @@ def parquet_errors_told(path: PathLike) -> Iterator[None]:
         ) from None
 
 
-def _pyarrow_parquet():
+def pyarrow_parquet():
+    """The module pyarrow.parquet.
+
+    Raises:
+      ConfigError: it is not installed.
+    """
     try:
         import pyarrow.parquet
     except ImportError:
         raise ConfigError(
-            f"reading Parquet needs pyarrow, which is not installed; run: {INSTALL}"
+            f"Parquet needs pyarrow, which is not installed; run: {INSTALL}"
         ) from None
     return pyarrow.parquet

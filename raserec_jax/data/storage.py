@@ -93,10 +93,28 @@ def write_file(path: PathLike, content: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be written ({error.strerror or error}); "
+            "choose another folder or free space"
+        ) from error
+
+
+def save_files(folder: PathLike, files: Mapping[str, bytes]) -> None:
+    """Makes a folder of these files, whole or not at all; parents are made too.
+
+    Raises:
+      DataError: there is something already, or it cannot be written.
+    """
+    target = pathlib.Path(folder)
+    try:
+        _refuse_foreign(target, set())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _replace_folder(target, files)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror or error}); "
             "choose another folder or free space"
         ) from error
 
@@ -133,7 +151,7 @@ def _replace_folder(folder: pathlib.Path, files: Mapping[str, bytes]) -> None:
         temporary.mkdir()
         for name, content in files.items():
             _write_flushed(temporary / name, content)
-        _flush_folder(temporary)
+        flush_folder(temporary)
         _swap(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -153,7 +171,7 @@ def _swap(temporary: pathlib.Path, folder: pathlib.Path) -> None:
             raise
     else:
         os.rename(temporary, folder)
-    _flush_folder(folder.parent)
+    flush_folder(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -223,7 +241,7 @@ def _write_flushed(path: pathlib.Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _flush_folder(folder: pathlib.Path) -> None:
+def flush_folder(folder: pathlib.Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from raserec_jax.constants import PAD_ID
 from raserec_jax.evaluation.ranking import (
@@ -28,6 +28,7 @@ def top_items(
     k: int,
     exclude_ids: Int[Array | np.ndarray, "users excluded"] | None = None,
     *,
+    allowed: Bool[Array | np.ndarray, " entries"] | None = None,
     user_chunk: int = USER_CHUNK,
     item_chunk: int = ITEM_CHUNK,
 ) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
@@ -38,6 +39,7 @@ def top_items(
       item_table: [V + 1, dim], row 0 = padding.
       k: how many, 1..V.
       exclude_ids: items not to recommend, 0 or negative = none.
+      allowed: by item id, which items may be recommended to anyone; None: all.
       user_chunk, item_chunk: size of a block of scores, which is all the memory this needs.
 
     Returns:
@@ -59,33 +61,47 @@ def top_items(
         raise ValueError(
             f"exclude_ids has {exclude_ids.shape[0]} rows; expected one per query: {num_users}"
         )
+    if allowed is not None and allowed.shape != (num_items + 1,):
+        raise ValueError(
+            f"allowed has shape {allowed.shape}; expected one per row of the table: ({num_items + 1},)"
+        )
     if num_users == 0:
         return jnp.zeros((0, k), jnp.int32), jnp.zeros((0, k), jnp.float32)
-    return _top(scores, item_table, exclude_ids, k, user_chunk, item_chunk)
+    return _top(scores, item_table, exclude_ids, allowed, k, user_chunk, item_chunk)
 
 
 @functools.partial(jax.jit, static_argnames=("k", "user_chunk", "item_chunk"))
-def _top(scores, item_table, exclude_ids, k, user_chunk, item_chunk):
-    table = chunk_items(item_table, item_chunk)
-
+def _top(scores, item_table, exclude_ids, allowed, k, user_chunk, item_chunk):
     def top_chunk(rows):
-        return _running_top(*rows, table, item_table.shape[0] - 1, k)
+        return running_top(*rows, item_table, allowed, k, item_chunk)
 
     return map_users(top_chunk, scores, exclude_ids, user_chunk)
 
 
-def _running_top(scores, exclude_ids, table, num_items, k):
-    """Top k of one chunk of users."""
+def running_top(
+    scores: Scores,
+    exclude_ids: Int[Array, "users excluded"],
+    item_table: Float[Array, "rows dim"],
+    allowed: Bool[Array, " rows"] | None,
+    k: int,
+    item_chunk: int = ITEM_CHUNK,
+) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
+    """`top_items` of one chunk of users, unchecked; to be called inside jit. Their number may be symbolic."""
+    table, num_items = chunk_items(item_table, item_chunk), item_table.shape[0] - 1
     num_chunks, width = table.shape[:2]
     num_users = scores.query.shape[0]
     block_of = block_scorer(scores, table, num_items)
+    if allowed is not None:
+        allowed = jnp.pad(allowed, (0, num_chunks * width - allowed.shape[0])).reshape(-1, width)
 
     def step(carry, chunk):
         best_ids, best_scores = carry
         block = _without_excluded(block_of(chunk), exclude_ids, chunk * width)
         # top_k puts NaN first, hence the comparison: false for NaN, and so -inf.
-        allowed = is_item(chunk, width, num_items)[None, :] & (block > -jnp.inf)
-        values, columns = lax.top_k(jnp.where(allowed, block, -jnp.inf), min(k, width))
+        listed = is_item(chunk, width, num_items)[None, :] & (block > -jnp.inf)
+        if allowed is not None:
+            listed &= allowed[chunk][None, :]
+        values, columns = lax.top_k(jnp.where(listed, block, -jnp.inf), min(k, width))
         # What was found before comes first: top_k is stable, so ties go to the lower id.
         values = jnp.concatenate([best_scores, values], axis=1)
         ids = jnp.concatenate([best_ids, columns.astype(jnp.int32) + chunk * width], axis=1)

@@ -16,7 +16,7 @@ class Recommendation(NamedTuple):
 
     item: original id.
     score: what the model ranks by, higher is better: the dot product of user vector and item ("pretrain",
-      "finetune"), or a probability ("mixing", "combined"); the item's training interactions if by popularity.
+      "finetune"), or a probability ("mixing", "combined"); how often it was taken of late if by popularity.
     title: None if unknown.
     """
 
@@ -40,25 +40,32 @@ class Explained(NamedTuple):
 
 
 class RetrievedMemory(NamedTuple):
-    """A moment of the past that was read; whose it was is not told.
+    """A moment of the past that was read.
 
     history: the last items that were taken by then, oldest first.
     followed_by: what was taken next.
+    time: when that was, in the log's unit; None if the log has no times.
     cosine: similarity to the history that is recommended for.
     weight: the attention it got; the weights of all memories of an answer sum to 1.
+    attention: the same by channel, each summing to 1: "history_to_target" and "target_to_history" of the reader,
+      "neighbors" of the mixture.
+    user: whose it was; None unless it was asked for.
     """
 
     history: tuple[Item, ...]
     followed_by: Item
+    time: int | float | None
     cosine: float
     weight: float
+    attention: dict[str, float]
+    user: int | str | None = None
 
 
 class Recommendations(list):
     """The list of one history's recommendations, best first; shorter where fewer items are left.
 
     Attributes:
-      by_popularity: no item of the history was known, so the most frequent training items stand here.
+      by_popularity: no item of the history was known, so what is taken most of late stands here (`recent_items`).
       unknown_items: how many items of the history were skipped because the log does not have them.
     """
 
@@ -80,8 +87,24 @@ class Explanation(NamedTuple):
     recommendations: of `Explained`.
     memories: best cosine first; none if the scoring uses no memory, or by popularity.
     scoring: as `Recommender.scoring`.
+    history: what was recommended for, as far as it is known, oldest first.
+    channel_shares: how much each channel of `RetrievedMemory.attention` counts for the weight; they sum to 1.
     """
 
     recommendations: Recommendations
     memories: tuple[RetrievedMemory, ...]
     scoring: str
+    history: tuple[Item, ...]
+    channel_shares: dict[str, float]
+
+    def to_json(self) -> str:
+        """One line of JSON, as `records.explanation_record` lays it out; ids stay integers or strings."""
+        from raserec_jax.recommend.records import explanation_record, json_line
+
+        return json_line(explanation_record(self))
+
+    def to_html(self, heading: str = "Why these items") -> str:
+        """A page for people that needs no other file and no network; all text in it is escaped."""
+        from raserec_jax.recommend.cards import cards_page
+
+        return cards_page(heading, [("", self)])

@@ -1,31 +1,33 @@
 """From a file of histories to a file of recommendations: what launch/recommend.py does.
 
-TSV has one row per recommendation: user_id, rank, item_id, score, title; with reasons also score_without_memory,
-memory_weight and the heaviest memories as text. JSON lines have one object per user, with all memories.
+Both are streamed, so their length does not matter. A run that was killed is gone on with by the same call; the finished
+file is the same, byte for byte, since histories are always asked for in the same batches.
 """
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
 import pathlib
-import secrets
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TextIO
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from raserec_jax.data.histories import HistoryRow, read_histories
-from raserec_jax.data.sources import PathLike, at_line, shown
+from raserec_jax import __version__
+from raserec_jax.data.histories import place_of, read_histories
+from raserec_jax.data.history_rows import HistoryRow
+from raserec_jax.data.sources import PathLike, shown
+from raserec_jax.data.storage import write_file
 from raserec_jax.errors import ConfigError, DataError
-from raserec_jax.recommend.answers import Explanation, Item, Recommendations
+from raserec_jax.recommend.cards import cards_page
+from raserec_jax.recommend.output_formats import FORMATS, output_format
 from raserec_jax.recommend.recommender import Recommender
+from raserec_jax.recommend.resumable import ResumableFile
 
 HISTORIES_AT_ONCE = 512
-COLUMNS = ("user_id", "rank", "item_id", "score", "title")
-REASON_COLUMNS = ("score_without_memory", "memory_weight", "memories")
-FORMATS = (".tsv", ".jsonl")
-_SHOWN_MEMORIES, _SHOWN_ITEMS = 3, 4
+BATCHES_PER_SAVE = 8
 
 
 class FileReport(NamedTuple):
@@ -34,6 +36,7 @@ class FileReport(NamedTuple):
     histories, recommendations: how many.
     unknown_items, with_unknown: items that were skipped, and the histories that had some.
     by_popularity: histories without a known item.
+    resumed: histories that an interrupted run had done.
     """
 
     histories: int
@@ -41,10 +44,13 @@ class FileReport(NamedTuple):
     unknown_items: int
     with_unknown: int
     by_popularity: int
+    resumed: int = 0
 
     def in_words(self) -> str:
         """One line per thing to know."""
         lines = [f"{self.recommendations:,} recommendations for {self.histories:,} histories"]
+        if self.resumed:
+            lines.append(f"{self.resumed:,} of the histories were done by an interrupted run")
         if self.unknown_items:
             lines.append(
                 f"{self.unknown_items:,} items that the training data do not have were skipped, in "
@@ -52,7 +58,7 @@ class FileReport(NamedTuple):
             )
         if self.by_popularity:
             lines.append(
-                f"{self.by_popularity:,} histories had no known item and got the most popular ones"
+                f"{self.by_popularity:,} histories had no known item and got what is taken most of late"
             )
         return "\n".join(lines)
 
@@ -62,12 +68,13 @@ def check_paths(histories: PathLike, output: PathLike) -> None:
 
     Raises:
       DataError: as `read_histories`, or the output's folder does not exist.
-      ConfigError: the output is neither .tsv nor .jsonl, or it is the file of histories.
+      ConfigError: the output's name has another ending than FORMATS, or it is the file of histories.
     """
     output = pathlib.Path(output)
     if output.suffix not in FORMATS:
         raise ConfigError(
-            f"--output={output}: expected a name that ends in {' or '.join(FORMATS)}; the ending decides the format"
+            f"--output={output}: expected a name that ends in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}; "
+            "the ending decides the format"
         )
     read_histories(histories)
     if output.is_dir() or not output.parent.is_dir():
@@ -84,49 +91,121 @@ def recommend_file(
     *,
     k: int = 10,
     exclude_seen: bool = True,
+    allow: Iterable | None = None,
+    deny: Iterable | None = None,
     explain: bool = False,
+    show_users: bool = False,
     strict: bool = False,
     progress: Callable[..., Any] | None = None,
 ) -> FileReport:
     """Recommends for every history of a file; the output appears whole or not at all.
 
+    The file of histories is read twice: first it is checked to its end, so that no mistake in it costs hours.
+
     Args:
       histories: as `data.histories.read_histories`.
-      output: .tsv or .jsonl.
-      k, exclude_seen: as `Recommender.recommend`. Users that the log knows are asked for as such.
+      output: NAME.tsv, NAME.jsonl or NAME.parquet; what a killed run of the same task left beside it is gone on with.
+      k, exclude_seen, allow, deny: as `Recommender.recommend`. Users that the log knows are asked for as such.
       explain: add memories, weights and scores without memory.
+      show_users: with `explain`, whose each memory is (JSON lines only).
       strict: an item that the log does not have is an error.
-      progress: makes a `progress.Progress` from (total, desc, unit); None shows nothing.
+      progress: makes a `progress.Progress` from (total, desc, unit, initial=); None shows nothing.
 
     Raises:
-      DataError: the file is not one of histories, an item is unknown (`strict`), or the output cannot be written.
+      DataError: the file is not one of histories, an item is unknown (`strict`), the output cannot be written, or
+        another process writes it.
       ConfigError: k is above the number of items, or as `check_paths`.
     """
     check_paths(histories, output)
-    is_tsv = pathlib.Path(output).suffix == ".tsv"
-    counts = np.zeros(len(FileReport._fields), np.int64)
-    rows = read_histories(histories)
-    with _written_whole(output) as file, _shown(progress) as bar:
-        if is_tsv:
-            file.write("\t".join(COLUMNS + (REASON_COLUMNS if explain else ())) + "\n")
-        while batch := list(itertools.islice(rows, HISTORIES_AT_ONCE)):
-            if strict:
-                _refuse_unknown(recommender, histories, batch)
-            ask = recommender.explain_many if explain else recommender.recommend
-            answers = ask(
-                [row.items for row in batch],
-                k,
-                exclude_seen=exclude_seen,
-                users=[row.user_id for row in batch],
-            )
-            for row, answer in zip(batch, answers, strict=True):
-                lines = _tsv_lines if is_tsv else _json_lines
-                file.writelines(f"{line}\n" for line in lines(row, answer))
-                found = answer.recommendations if explain else answer
-                unknown = found.unknown_items
-                counts += (1, len(found), unknown, unknown > 0, found.by_popularity)
-            bar.update(len(batch))
-    return FileReport(*counts.tolist())
+    total, integer_users = _survey(histories)
+    asked = {
+        "k": k,
+        "exclude_seen": exclude_seen,
+        "allow": None if allow is None else sorted(map(str, allow)),
+        "deny": None if deny is None else sorted(map(str, deny)),
+    }
+    reasons = {"show_users": show_users} if explain else {}
+    form = output_format(
+        pathlib.Path(output).suffix,
+        explain=explain,
+        integer_users=integer_users,
+        integer_items=recommender.log.item_labels.dtype.kind == "i",
+    )
+    task = _task(recommender, histories, [asked, reasons, explain, strict])
+    with ResumableFile(output, task) as file:
+        counts = np.array(file.state or [0] * 5, np.int64)
+        resumed = int(counts[0])
+        rows = itertools.islice(read_histories(histories), resumed, None)
+        if file.state is None:
+            file.write(form.header)
+        with _shown(progress, total, resumed) as bar:
+            for number in itertools.count(1):
+                batch = list(itertools.islice(rows, HISTORIES_AT_ONCE))
+                if not batch:
+                    break
+                if strict:
+                    _refuse_unknown(recommender, histories, batch)
+                ask = recommender.explain_many if explain else recommender.recommend
+                users = [row.user_id for row in batch]
+                answers = ask([row.items for row in batch], users=users, **asked, **reasons)
+                for row, answer in zip(batch, answers, strict=True):
+                    for line in form.lines(row, answer):
+                        file.write(line)
+                    found = answer.recommendations if explain else answer
+                    unknown = found.unknown_items
+                    counts += (1, len(found), unknown, unknown > 0, found.by_popularity)
+                if number % BATCHES_PER_SAVE == 0:
+                    file.save(counts.tolist())
+                bar.update(len(batch))
+        file.finish(form.convert)
+    return FileReport(*counts.tolist(), resumed)
+
+
+def write_cards(
+    recommender: Recommender,
+    histories: PathLike,
+    output: PathLike,
+    *,
+    count: int = 5,
+    show_users: bool = False,
+    **asked: Any,
+) -> None:
+    """Writes one HTML page that explains the recommendations for the file's first histories.
+
+    Args:
+      histories: as `data.histories.read_histories`.
+      output: the page; whole or not at all.
+      count: how many histories.
+      show_users, asked: as `Recommender.explain_many`.
+
+    Raises:
+      DataError, ConfigError: as `read_histories` and `Recommender.recommend`, or the page cannot be written.
+    """
+    rows = list(itertools.islice(read_histories(histories), count))
+    users = [row.user_id for row in rows]
+    answers = recommender.explain_many(
+        [row.items for row in rows], users=users, show_users=show_users, **asked
+    )
+    names = [f"User {user}" for user in users]
+    page = cards_page("Why these items", zip(names, answers, strict=True))
+    write_file(output, page.encode("utf-8"))
+
+
+def _survey(histories: PathLike) -> tuple[int, bool]:
+    """(number of histories, whether all users are integers); reads and checks the whole file."""
+    count, integers = 0, True
+    for row in read_histories(histories):
+        count += 1
+        integers = integers and isinstance(row.user_id, int) and abs(row.user_id) < 2**63
+    return count, integers
+
+
+def _task(recommender: Recommender, histories: PathLike, settings: list) -> str:
+    """Names all that the output depends on."""
+    with open(histories, "rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    named = [__version__, recommender.fingerprint(), content, HISTORIES_AT_ONCE]
+    return hashlib.sha256(json.dumps([*named, *settings]).encode()).hexdigest()
 
 
 def _refuse_unknown(recommender: Recommender, path: PathLike, batch: list[HistoryRow]) -> None:
@@ -134,107 +213,15 @@ def _refuse_unknown(recommender: Recommender, path: PathLike, batch: list[Histor
         unknown = np.flatnonzero(recommender.log.item_ids_of(row.items) == 0)
         if unknown.size:
             raise DataError(
-                f"{at_line(path, row.line)}: unknown item {shown(str(row.items[unknown[0]]))}, expected ids of the "
+                f"{place_of(path, row)}: unknown item {shown(str(row.items[unknown[0]]))}, expected ids of the "
                 "training data; correct it, or leave --strict out to skip such items"
             )
 
 
-def _tsv_lines(row: HistoryRow, answer: Recommendations | Explanation) -> Iterator[str]:
-    explained = isinstance(answer, Explanation)
-    found = answer.recommendations if explained else answer
-    memories = _memories_text(answer) if explained else ""
-    for rank, one in enumerate(found, start=1):
-        cells = [_id_cell(row.user_id), str(rank), _id_cell(one.item), f"{one.score:.7g}"]
-        cells.append(_text(one.title or ""))
-        if explained:
-            cells += [f"{one.score_without_memory:.7g}", f"{one.memory_weight:.4f}", memories]
-        yield "\t".join(cells)
-
-
-def _memories_text(answer: Explanation) -> str:
-    """weight: items -> what followed; heaviest first."""
-    heaviest = sorted(answer.memories, key=lambda memory: -memory.weight)[:_SHOWN_MEMORIES]
-    return " | ".join(
-        f"{memory.weight:.3f}: {', '.join(map(_name, memory.history[-_SHOWN_ITEMS:]))} -> "
-        f"{_name(memory.followed_by)}"
-        for memory in heaviest
-    )
-
-
-def _name(item: Item) -> str:
-    return _text(item.title or str(item.item))
-
-
-def _text(text: str) -> str:
-    """On one line and without tabs."""
-    return " ".join(text.split())
-
-
-def _id_cell(value: int | str) -> str:
-    text = str(value)
-    if any(character in text for character in "\t\r\n"):
-        raise DataError(
-            f"the id {shown(text)} holds a tab or a line break, which TSV cannot; write --output=NAME.jsonl"
-        )
-    return text
-
-
-def _json_lines(row: HistoryRow, answer: Recommendations | Explanation) -> Iterator[str]:
-    explained = isinstance(answer, Explanation)
-    found = answer.recommendations if explained else answer
-    line: dict[str, Any] = {
-        "user_id": row.user_id,
-        "recommendations": [
-            {"rank": rank, **_plain(one._asdict())} for rank, one in enumerate(found, start=1)
-        ],
-        "by_popularity": found.by_popularity,
-        "unknown_items": found.unknown_items,
-    }
-    if explained:
-        line["memories"] = [
-            _plain(
-                memory._asdict()
-                | {
-                    "history": [_plain(item._asdict()) for item in memory.history],
-                    "followed_by": _plain(memory.followed_by._asdict()),
-                }
-            )
-            for memory in answer.memories
-        ]
-    yield json.dumps(line, ensure_ascii=False)
-
-
-def _plain(entry: dict[str, Any]) -> dict[str, Any]:
-    """With float32's digits, and `item` under the name that files use."""
-    return {
-        "item_id" if name == "item" else name: float(f"{value:.7g}")
-        if isinstance(value, float)
-        else value
-        for name, value in entry.items()
-    }
-
-
-@contextlib.contextmanager
-def _written_whole(path: PathLike) -> Iterator[TextIO]:
-    """A file to write to, which takes its name at the end; after an error there is none."""
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with open(partial, "x", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another --output or free space"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _shown(progress: Callable[..., Any] | None):
-    return _Silent() if progress is None else progress(None, "recommend", "user")
+def _shown(progress: Callable[..., Any] | None, total: int, done: int):
+    if progress is None:
+        return _Silent()
+    return progress(total, "recommend", "user", initial=done)
 
 
 class _Silent(contextlib.nullcontext):

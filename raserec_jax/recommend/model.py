@@ -1,14 +1,18 @@
 """Model: what a workdir trained, ready to score batches of histories in dense ids."""
 
+import functools
+import threading
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from raserec_jax import checkpoints
 from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.evaluation.top_items import top_items
 from raserec_jax.models.encoder import repeat_bias
+from raserec_jax.models.memory_reader import reader_weights
 from raserec_jax.recommend.loading import Method, Workdir
 from raserec_jax.recommend.scoring import (
     LARGEST_BATCH,
@@ -30,23 +34,30 @@ class Scored(NamedTuple):
     """A batch, padded to its bucket; host arrays but for the scores.
 
     scores, plain: with memory, and of the encoder alone on the same scale.
+    seen: [batch, entries] int32, distinct items of each history, 0 = none.
+    bank: that was searched; None if the method uses no memory.
     row_ids: [batch, memories] rows of the bank, best first, -1 = none.
     cosines, weights: [batch, memories]; the weights of a row sum to 1.
     target_ids: [batch, memories] the items that followed, 0 = none.
+    attention: by channel [batch, memories], what the reader's channels and "neighbors", the mixture, gave each memory;
+      a row with memories sums to 1.
     """
 
     scores: Scores
     plain: Scores
+    seen: np.ndarray
+    bank: MemoryBank | None
     row_ids: np.ndarray
     cosines: np.ndarray
     weights: np.ndarray
     target_ids: np.ndarray
+    attention: dict[str, np.ndarray]
 
 
 class Model:
     """Encoder, and as far as the method uses them memory, reader and mixture.
 
-    `bank` may be replaced by a later version; the index follows.
+    `bank` may be replaced by a later version while others read: each call sees one version, and the index follows.
     """
 
     def __init__(self, workdir: Workdir, method: Method, bank: MemoryBank | None):
@@ -54,6 +65,17 @@ class Model:
         self._table = jnp.asarray(workdir.encoder_params["item_table"])
         self._repeat_bias = repeat_bias(workdir.encoder_params)
         self._searcher: Searcher | None = None
+        self._building = threading.Lock()
+
+    def fingerprint(self) -> str:
+        """Of parameters, method and memory, in words and digests."""
+        method, bank = self.method, self.bank
+        parts = (self.workdir.encoder_params, method.reader_params or {})
+        known = [checkpoints.params_fingerprint(part) for part in parts]
+        memory = None if bank is None else bank.fingerprint
+        return repr(
+            [method.scoring, method.mixture, self.workdir.config.memory.to_dict(), known, memory]
+        )
 
     def score(self, histories: list[np.ndarray], user_ids: np.ndarray, time: int | None) -> Scored:
         """Encodes, searches and reads a batch.
@@ -77,42 +99,57 @@ class Model:
             windows,
             np.minimum(lengths, max_len),
         )
+        seen = _padded([np.unique(history) for history in histories], size, max_len)
         plain = Scores(query)
         if self._repeat_bias is not None:
-            met = _padded([np.unique(history) for history in histories], size)
-            plain = plain._replace(repeat_ids=met, repeat_bias=self._repeat_bias)
+            plain = plain._replace(repeat_ids=seen, repeat_bias=self._repeat_bias)
         if self.bank is None:
             none = np.zeros((size, 0), np.int32)
-            return Scored(plain, plain, none, none, none, none)
+            return Scored(plain, plain, seen, None, none, none, none, none, {})
         times = None if time is None else np.full(size, time, np.int32)
-        return self._with_memory(plain, Queries(np.asarray(query), users, lengths, times))
+        return self._with_memory(plain, seen, Queries(np.asarray(query), users, lengths, times))
 
     def best(
-        self, scored: Scored, k: int, exclude: list[np.ndarray]
+        self, scored: Scored, k: int, *, exclude_seen: bool, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(item ids, scores) [batch, k], best first, 0 where no item is left; `exclude` has a list per history."""
-        excluded = _padded(exclude, scored.scores.query.shape[0])
-        ids, values = top_items(scored.scores, self._table, k, excluded)
+        """(item ids, scores) [batch, k], best first, 0 where no item is left; `allowed` is [items + 1] bool."""
+        excluded = scored.seen if exclude_seen else np.zeros_like(scored.seen)
+        ids, values = top_items(scored.scores, self._table, k, excluded, allowed=allowed)
         return np.asarray(ids), np.asarray(values)
 
     def plain_scores(self, scored: Scored, item_ids: np.ndarray) -> np.ndarray:
         """Scores [batch, k] that the encoder alone gives to the items."""
         return np.asarray(scores_of(scored.plain, self._table, item_ids))
 
-    def _with_memory(self, plain: Scores, queries: Queries) -> Scored:
-        bank, mixture = self.bank, self.method.mixture
+    @functools.cached_property
+    def channel_shares(self) -> dict[str, float]:
+        """How much of `Scored.weights` is from each channel of `Scored.attention`."""
+        method, shares = self.method, {}
+        mixed = method.mixture.weight if method.mixture else 0.0
+        if method.reader_params is not None:
+            beta = reader_weights(self.workdir.reader, method.reader_params)["beta"]
+            read = {"history_to_target": beta, "target_to_history": 1.0 - beta}
+            shares = {name: (1.0 - mixed) * share for name, share in read.items()}
+        if method.mixture:
+            shares["neighbors"] = mixed if shares else 1.0
+        return shares
+
+    def _with_memory(self, plain: Scores, seen: np.ndarray, queries: Queries) -> Scored:
+        searcher, mixture = self._index(), self.method.mixture
+        bank = searcher.bank  # self.bank may be another one by now
         with_reader = self.method.reader_params is not None
         reader_k = self.workdir.config.memory.top_k if with_reader else 0
         top_k = min(max(reader_k, mixture.top_k if mixture else 0), bank.rows)
-        found = self._index().search(queries, top_k)
+        found = searcher.search(queries, top_k)
         row_ids, cosines, mask = map(np.asarray, found)
         target_ids = np.where(mask, bank.target_ids[row_ids], 0)
         scores = plain
-        weights = np.zeros(mask.shape, np.float32)
+        weights, attention = np.zeros(mask.shape, np.float32), {}
         if with_reader:
             used = (row_ids[:, :reader_k], target_ids[:, :reader_k], mask[:, :reader_k])
-            augmented, weights[:, :reader_k] = self._read(plain.query, *used)
+            augmented, channels, weights[:, :reader_k] = self._read(bank, plain.query, *used)
             scores = plain._replace(query=augmented)
+            attention = {name: _widened(one, mask.shape) for name, one in channels.items()}
         if mixture is not None:
             k = mixture.top_k
             mass = mixture_mass(cosines[:, :k], mask[:, :k], mixture.temperature)
@@ -126,12 +163,15 @@ class Model:
             share = mixture.weight if with_reader else 1.0
             weights *= 1.0 - share
             weights[:, :k] += share * np.asarray(mass)
-        return Scored(scores, plain, row_ids, cosines, weights, target_ids)
+            attention["neighbors"] = _widened(mass, mask.shape)
+        return Scored(scores, plain, seen, bank, row_ids, cosines, weights, target_ids, attention)
 
-    def _read(self, query, row_ids, target_ids, mask) -> tuple[jax.Array, np.ndarray]:
-        """User vectors after reading, and the attention."""
+    def _read(
+        self, bank: MemoryBank, query, row_ids, target_ids, mask
+    ) -> tuple[jax.Array, dict[str, jax.Array], np.ndarray]:
+        """User vectors after reading; the attention by channel, and of both together."""
         # Gathered on the host: what is compiled does not depend on the size of the bank.
-        keys = self.bank.keys[np.where(mask, row_ids, 0)]
+        keys = bank.keys[np.where(mask, row_ids, 0)]
         reader, params = self.workdir.reader, self.method.reader_params
         augmented, attention = read_memories(
             reader,
@@ -142,21 +182,30 @@ class Model:
             mask,
             self._table,
         )
-        return augmented, merged_attention(reader, params, attention, mask)
+        return augmented, attention, merged_attention(reader, params, attention, mask)
 
     def _index(self) -> Searcher:
-        """Made when first needed, and anew for another version of the bank."""
-        if self._searcher is None or self._searcher.bank is not self.bank:
-            memory = self.workdir.config.memory
-            self._searcher = make_searcher(
-                memory.engine, self.bank, eligibility=memory.eligibility, top_k=memory.top_k
-            )
-        return self._searcher
+        """Made when first needed, and anew for another version of the bank; by one thread while the others wait."""
+        with self._building:
+            bank = self.bank
+            if self._searcher is None or self._searcher.bank is not bank:
+                memory = self.workdir.config.memory
+                self._searcher = make_searcher(
+                    memory.engine, bank, eligibility=memory.eligibility, top_k=memory.top_k
+                )
+            return self._searcher
 
 
-def _padded(lists: list[np.ndarray], rows: int) -> np.ndarray:
-    """[rows, entries] int32: a list of item ids per row, 0 after its end."""
-    padded = np.zeros((rows, bucket(max(map(len, lists), default=0))), np.int32)
+def _widened(weights, shape: tuple[int, int]) -> np.ndarray:
+    """Zeros for the memories that the channel does not read."""
+    wide = np.zeros(shape, np.float32)
+    wide[:, : weights.shape[1]] = weights
+    return wide
+
+
+def _padded(lists: list[np.ndarray], rows: int, usual: int) -> np.ndarray:
+    """[rows, entries] int32: a list of item ids per row, 0 after its end; wider only if a list is longer than usual."""
+    padded = np.zeros((rows, bucket(max([usual, *map(len, lists)]))), np.int32)
     for place, items in enumerate(lists):
         padded[place, : len(items)] = items
     return padded

@@ -5,16 +5,20 @@
     rec.explain(["B00A", "B00B"], k=10)
 
 A recommendation is what the test evaluates: the history's last max_len items are encoded, the full bank is searched
-under `config.memory.eligibility`, the reader reads what was found, and all items are scored.
+under `config.memory.eligibility`, the reader reads what was found, and all items are scored. Any number of threads may
+ask at once.
 """
 
 import functools
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from raserec_jax.constants import PAD_ID
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.splits import split_log
 from raserec_jax.data.storage import PathLike
@@ -29,6 +33,7 @@ from raserec_jax.recommend.answers import (
 )
 from raserec_jax.recommend.loading import choose_method, open_workdir
 from raserec_jax.recommend.model import UNKNOWN_USER, Model, Scored
+from raserec_jax.recommend.recent_items import RecentItems
 from raserec_jax.recommend.scoring import LARGEST_BATCH
 
 MEMORY_ITEMS = 10  # of a memory's history, the last so many are shown
@@ -67,12 +72,23 @@ class Recommender:
         return self._model.method.scoring
 
     @property
+    def model(self) -> Model:
+        """What computes, in dense ids."""
+        return self._model
+
+    @property
     def config(self) -> ConfigDict:
         return self._model.workdir.config
 
     @property
     def log(self) -> InteractionLog:
         return self._model.workdir.log
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all that an answer depends on, but for what is asked: model, memory, log and titles."""
+        return hashlib.sha256(
+            json.dumps([self._model.fingerprint(), self.log.fingerprint(), self._titles]).encode()
+        ).hexdigest()
 
     def recommend(
         self,
@@ -82,26 +98,31 @@ class Recommender:
         exclude_seen: bool = True,
         users: Sequence | None = None,
         as_of: int | float | None = None,
+        allow: Iterable | None = None,
+        deny: Iterable | None = None,
     ) -> list[Recommendations]:
         """The k best items for each history.
 
         Args:
           histories: original item ids, oldest first. Items that the log does not have are skipped and counted; a
-            history with no known item gets the most popular ones. The answer's attributes tell both.
+            history with no known item gets what is taken most of late (`recent_items`). The answer's attributes tell
+            both.
           k: how many, 1..items.
           exclude_seen: leave out the items of the history.
           users: original user id of each history; None for one that the log does not have. Under `own_earlier` a
             known user does not see his own memories of this moment and later ones; others see everything.
           as_of: time from which on no memory is used, in the log's unit; for `memory.eligibility=before`.
+          allow: original ids of the only items that may be recommended; those that the log does not have are skipped.
+          deny: original ids of items that must not be recommended.
 
         Returns:
           One `Recommendations` per history, of `Recommendation`; fewer than k where fewer items are left.
 
         Raises:
           ConfigError: k outside 1..items, or `as_of` with another eligibility.
-          DataError: a history is no list of ids, or not one user per history.
+          DataError: a history is no list of ids, not one user per history, or no item is allowed.
         """
-        asked = self._asked(histories, users, k, as_of)
+        asked = self._asked(histories, users, k, as_of, allow, deny)
         answers = {row: self._popular_answer(asked, row, k) for row in asked.rows(known=False)}
         for rows, _, ids, scores in self._batches(asked, k, exclude_seen):
             for place, row in enumerate(rows):
@@ -116,11 +137,24 @@ class Recommender:
         exclude_seen: bool = True,
         user: int | str | None = None,
         as_of: int | float | None = None,
+        allow: Iterable | None = None,
+        deny: Iterable | None = None,
+        show_users: bool = False,
     ) -> Explanation:
         """Recommendations for one history, with the memories that were read, their weights, and the scores that
-        the encoder alone would give; arguments and errors as `recommend`."""
+        the encoder alone would give; arguments and errors as `recommend`.
+
+        `show_users` tells whose each memory is: look at the law, and at who will read it, before asking.
+        """
         return self.explain_many(
-            [history], k, exclude_seen=exclude_seen, users=[user], as_of=as_of
+            [history],
+            k,
+            exclude_seen=exclude_seen,
+            users=[user],
+            as_of=as_of,
+            allow=allow,
+            deny=deny,
+            show_users=show_users,
         )[0]
 
     def explain_many(
@@ -131,14 +165,17 @@ class Recommender:
         exclude_seen: bool = True,
         users: Sequence | None = None,
         as_of: int | float | None = None,
+        allow: Iterable | None = None,
+        deny: Iterable | None = None,
+        show_users: bool = False,
     ) -> list[Explanation]:
         """`explain` for many histories; arguments and errors as `recommend`."""
-        asked = self._asked(histories, users, k, as_of)
-        answers = {}
+        asked = self._asked(histories, users, k, as_of, allow, deny)
+        shares, answers = self._model.channel_shares, {}
         for row in asked.rows(known=False):
             found = self._popular_answer(asked, row, k)
             found = found.replaced(Explained(*one, one.score, 0.0) for one in found)
-            answers[row] = Explanation(found, (), self.scoring)
+            answers[row] = Explanation(found, (), self.scoring, (), shares)
         for rows, scored, ids, scores in self._batches(asked, k, exclude_seen):
             plain = self._model.plain_scores(scored, ids)
             for place, row in enumerate(rows):
@@ -147,10 +184,12 @@ class Recommender:
                 weights = (scored.weights[place] * followed).sum(axis=1).tolist()
                 reasons = zip(found, plain[place].tolist(), weights, strict=False)
                 found = found.replaced(Explained(*one, *reason) for one, *reason in reasons)
-                answers[row] = Explanation(found, self._memories(scored, place), self.scoring)
+                memories = self._memories(scored, place, show_users)
+                history = tuple(self._item(item) for item in asked.items[row].tolist())
+                answers[row] = Explanation(found, memories, self.scoring, history, shares)
         return [answers[row] for row in range(len(asked.items))]
 
-    def _asked(self, histories, users, k: int, as_of: int | float | None) -> "_Asked":
+    def _asked(self, histories, users, k: int, as_of, allow, deny) -> "_Asked":
         num_items = self.log.num_items
         if not 1 <= k <= num_items:
             raise ConfigError(
@@ -165,7 +204,25 @@ class Recommender:
         found = np.split(self.log.item_ids_of([item for one in lists for item in one]), ends[:-1])
         items = [one[one > 0] for one in found[: len(lists)]]
         unknown = [len(one) - len(known) for one, known in zip(lists, items, strict=True)]
-        return _Asked(items, unknown, self._user_ids(users, len(lists)), self._time(as_of))
+        user_ids, time = self._user_ids(users, len(lists)), self._time(as_of)
+        return _Asked(items, unknown, user_ids, time, self._allowed(allow, deny))
+
+    def _allowed(self, allow: Iterable | None, deny: Iterable | None) -> np.ndarray:
+        """[items + 1] bool: what may be recommended."""
+        allowed = np.full(self.log.num_items + 1, allow is None)
+        for ids, value in ((allow, True), (deny, False)):
+            if isinstance(ids, (str, bytes)):
+                name = "allow" if value else "deny"
+                raise DataError(f"{name}={ids!r:.80} is a single value; give a list of item ids")
+            if ids is not None:
+                allowed[self.log.item_ids_of(list(ids))] = value
+        allowed[PAD_ID] = False
+        if not allowed.any():
+            raise DataError(
+                f"allow and deny leave none of the {self.log.num_items} items; give ids as the training data spell "
+                f"them, such as {self._labels[1]!r:.80}"
+            )
+        return allowed
 
     def _user_ids(self, users: Sequence | None, count: int) -> np.ndarray:
         ids = np.full(count, UNKNOWN_USER, np.int32)
@@ -186,7 +243,7 @@ class Recommender:
             return None
         if as_of is None:
             return _AT_THE_END
-        return int(np.searchsorted(np.unique(self.log.timestamps), as_of))
+        return int(np.searchsorted(self._times, as_of))
 
     def _batches(
         self, asked: "_Asked", k: int, exclude_seen: bool
@@ -197,8 +254,8 @@ class Recommender:
             rows = known[start : start + LARGEST_BATCH]
             histories = [asked.items[row] for row in rows]
             scored = self._model.score(histories, asked.user_ids[rows], asked.time)
-            exclude = [np.unique(one) for one in histories] if exclude_seen else []
-            yield rows, scored, *self._model.best(scored, k, exclude)
+            best = self._model.best(scored, k, exclude_seen=exclude_seen, allowed=asked.allowed)
+            yield rows, scored, *best
 
     def _answer(self, asked: "_Asked", row: int, ids, scores, **flags) -> Recommendations:
         found = [
@@ -210,23 +267,35 @@ class Recommender:
 
     def _popular_answer(self, asked: "_Asked", row: int, k: int) -> Recommendations:
         """What a history without a known item gets."""
-        ids, counts = self._popular
-        return self._answer(asked, row, ids[:k], counts[:k], by_popularity=True)
+        ids, counts = self._recent.best(asked.time)
+        kept = np.flatnonzero(asked.allowed[ids])[:k]
+        return self._answer(asked, row, ids[kept], counts[kept], by_popularity=True)
 
-    def _memories(self, scored: Scored, place: int) -> tuple[RetrievedMemory, ...]:
-        bank, found = self._model.bank, []
+    def _memories(
+        self, scored: Scored, place: int, show_users: bool
+    ) -> tuple[RetrievedMemory, ...]:
+        bank, found = scored.bank, []
         for slot in np.flatnonzero(scored.target_ids[place]):
             bank_row = scored.row_ids[place, slot]
-            history = self.log.items_of(int(bank.user_ids[bank_row]))[: bank.lengths[bank_row]]
+            user = int(bank.user_ids[bank_row])
+            history = self.log.items_of(user)[: bank.lengths[bank_row]]
             found.append(
                 RetrievedMemory(
                     tuple(self._item(item) for item in history[-MEMORY_ITEMS:].tolist()),
                     self._item(int(scored.target_ids[place, slot])),
+                    None if bank.times is None else self._times[bank.times[bank_row]].item(),
                     float(scored.cosines[place, slot]),
                     float(scored.weights[place, slot]),
+                    {name: float(one[place, slot]) for name, one in scored.attention.items()},
+                    self.log.user_labels[user].item() if show_users else None,
                 )
             )
         return tuple(found)
+
+    @functools.cached_property
+    def _times(self) -> np.ndarray:
+        """Distinct times of the log; a bank's times are places in it."""
+        return np.unique(self.log.timestamps)
 
     def _item(self, item: int) -> Item:
         return Item(self._labels[item], self._titles[item])
@@ -238,30 +307,27 @@ class Recommender:
     @functools.cached_property
     def _titles(self) -> list[str | None]:
         text = self._model.workdir.text
-        return [None if text is None else text.title_of(label) for label in self._labels]
+        found = [None if text is None else text.title_of(label) for label in self._labels]
+        # A lone surrogate, which JSON can hold, could not be written to any file.
+        return [title and title.encode("utf-8", "replace").decode() for title in found]
 
     @functools.cached_property
-    def _popular(self) -> tuple[np.ndarray, np.ndarray]:
-        """(item ids, training interactions), most frequent first; of equal ones the lower id."""
-        log = self.log
-        places = np.arange(log.num_interactions) - log.offsets[log.user_ids]
-        trained = places < split_log(log, self.config.data).train_end[log.user_ids]
-        counts = np.bincount(log.item_ids[trained], minlength=log.num_items + 1)[1:]
-        order = np.argsort(-counts, kind="stable")
-        return order + 1, counts[order].astype(np.float64)
+    def _recent(self) -> RecentItems:
+        return RecentItems(split_log(self.log, self.config.data))
 
 
 class _Asked(NamedTuple):
     """Histories in dense ids.
 
     items: the known ones of each history.  unknown: how many are not.  user_ids: [histories] int32, -1 = unknown.
-    time: rank, or None.
+    time: rank, or None.  allowed: [items + 1] bool, what may be recommended.
     """
 
     items: list[np.ndarray]
     unknown: list[int]
     user_ids: np.ndarray
     time: int | None
+    allowed: np.ndarray
 
     def rows(self, *, known: bool) -> list[int]:
         """Histories with a known item, or those without."""

@@ -106,6 +106,11 @@ class ExactIndex:
         )
         self.build_s = time.perf_counter() - start
 
+    @property
+    def shelves(self) -> _Shelves:
+        """The bank as `search_chunk` takes it."""
+        return self._shelves
+
     def search(self, queries: Queries, k: int) -> Retrieved:
         """The k best rows that each query may see.
 

@@ -5,7 +5,8 @@ import gzip
 import pytest
 
 from raserec_jax.data import histories
-from raserec_jax.data.histories import HistoryRow, read_histories
+from raserec_jax.data.histories import read_histories
+from raserec_jax.data.history_rows import HistoryRow
 from raserec_jax.errors import DataError
 
 TABLE = "user_id\thistory\nu1\ta b c\nu2\tb\n"

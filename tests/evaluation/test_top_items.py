@@ -52,6 +52,23 @@ def test_equals_a_full_sort(seed, distinct, mix):
     np.testing.assert_allclose(values, expected_values, rtol=1e-5, atol=1e-7)
 
 
+@hypothesis.given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.0, 0.03, 0.5, 1.0]))
+@hypothesis.settings(max_examples=10)
+def test_only_allowed_items(seed, share):
+    """As if all others were excluded for everyone."""
+    draw = np.random.default_rng(seed)
+    item_table = draw.integers(-2, 3, (ITEMS + 1, DIM)).astype(np.float32) / 2
+    scores = Scores(draw.integers(-2, 3, (USERS, DIM)).astype(np.float32) / 2)
+    exclude_ids = draw.integers(0, ITEMS + 1, (USERS, 7)).astype(np.int32)
+    allowed = draw.random(ITEMS + 1) < share
+    found = best_items(scores, item_table, TOP, exclude_ids, allowed=allowed)
+    others = np.where(allowed, 0, np.arange(ITEMS + 1)).astype(np.int32)
+    both = np.concatenate([exclude_ids, np.broadcast_to(others, (USERS, len(others)))], axis=1)
+    expected = best_items(scores, item_table, TOP, both)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
 def test_nan_is_never_recommended():
     item_table = np.array([[0.0], [1.0], [np.nan], [2.0]], np.float32)
     ids, values = best_items(Scores(np.array([[1.0], [np.nan]], np.float32)), item_table, 3)
@@ -71,5 +88,7 @@ def test_refuses_what_does_not_fit():
             top_items(scores, item_table, k)
     with pytest.raises(ValueError, match="exclude_ids has 1 rows; expected one per query: 2"):
         top_items(scores, item_table, 1, np.ones((1, 1), np.int32))
+    with pytest.raises(ValueError, match=r"allowed has shape \(3,\); expected one per row of the"):
+        top_items(scores, item_table, 1, allowed=np.ones(3, bool))
     with pytest.raises(ValueError, match="the queries have width 1"):
         top_items(scores, np.ones((4, 2), np.float32), 1)

@@ -151,5 +151,5 @@ except ConfigError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == (
-        "reading Parquet needs pyarrow, which is not installed; run: pip install 'raserec_jax[parquet]'"
+        "Parquet needs pyarrow, which is not installed; run: pip install 'raserec_jax[parquet]'"
     )
