@@ -7,5 +7,6 @@ from raserec_jax.store.changes import Events, Removed
 from raserec_jax.store.memory_store import MemoryStore
 from raserec_jax.store.reading import StoreReader
 from raserec_jax.store.snapshot import Snapshot
+from raserec_jax.store.verifying import verify_store
 
-__all__ = ["Events", "MemoryStore", "Removed", "Snapshot", "StoreReader"]
+__all__ = ["Events", "MemoryStore", "Removed", "Snapshot", "StoreReader", "verify_store"]

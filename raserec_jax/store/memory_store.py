@@ -40,8 +40,6 @@ from raserec_jax.store.files import (
     file_entry,
     make_folder,
     manifest_bytes,
-    read_manifest,
-    read_segment,
     remove_unlisted,
     replace_file,
     write_segment,
@@ -51,6 +49,7 @@ from raserec_jax.store.live import live_columns, plain
 from raserec_jax.store.lock import locked
 from raserec_jax.store.reading import StoreReader, read_columns, segment_rows
 from raserec_jax.store.snapshot import label_columns
+from raserec_jax.store.verifying import verify_store
 
 MOST_SEGMENTS = 16
 _FOLDED_AT_LEAST = 8
@@ -340,27 +339,8 @@ class MemoryStore(StoreReader):
         }
 
     def verify(self) -> list[str]:
-        """Reads every byte again and says what is wrong, a sentence each; an empty list means that nothing is."""
-        try:
-            manifest = read_manifest(self.folder, STORE)
-            problems = []
-            for segment in manifest["segments"]:
-                for file_name, entry in segment["files"].items():
-                    try:
-                        read_segment(
-                            self.folder,
-                            {**segment, "files": {file_name: entry}},
-                            STORE,
-                            mapped=True,
-                        )
-                    except CheckpointError as error:
-                        problems.append(str(error))
-            if not problems:
-                found = StoreReader(self.folder).snapshot
-                as_vectors(found.keys, f"{self.folder}: keys")
-            return problems
-        except (CheckpointError, DataError) as error:
-            return [str(error)]
+        """As `verify_store`, of this folder."""
+        return verify_store(self.folder)
 
     def _entry_columns(
         self, keys: Any, target_ids: Any, user_ids: Any, lengths: Any, times: Any, users: int
@@ -426,6 +406,7 @@ class MemoryStore(StoreReader):
             with contextlib.suppress(OSError):
                 remove_unlisted(self.folder, before["segments"])
             raise _unwritten(self.folder, error) from error
+        self._encoder = manifest["encoder_fingerprint"]
         self.refresh()
         self._tidy(self._manifest["segments"])
         return self.version
@@ -452,7 +433,7 @@ def write_store(folder: pathlib.Path, manifest: dict, columns: dict[str, np.ndar
     """
     try:
         make_folder(folder / "segments")
-        with locked(folder, 0):
+        with locked(folder, 0.0):
             if (folder / "manifest.json").exists():
                 raise CheckpointError(
                     f"{folder}: holds a memory already; open it, or give another folder"

@@ -38,7 +38,8 @@ class StoreReader:
         self._content: Content | None = None
         self._manifest: dict = {}
         self.snapshot: Snapshot
-        self._read(encoder_fingerprint)
+        self._encoder = encoder_fingerprint
+        self._read()
 
     @property
     def version(self) -> int:
@@ -57,7 +58,7 @@ class StoreReader:
             return False
         with self._lock:
             before = self.snapshot.version
-            self._read(self.snapshot.encoder_fingerprint)
+            self._read()
             return self.snapshot.version != before
 
     def _stamp(self) -> tuple[int, ...] | None:
@@ -67,11 +68,11 @@ class StoreReader:
             return None
         return (found.st_ino, found.st_mtime_ns, found.st_size)
 
-    def _read(self, encoder_fingerprint: str | None) -> None:
+    def _read(self) -> None:
         for _ in range(_ATTEMPTS):
             stamp = self._stamp()
             manifest = check_manifest(self.folder, read_manifest(self.folder, STORE))
-            check_encoder(self.folder, manifest, encoder_fingerprint)
+            check_encoder(self.folder, manifest, self._encoder)
             try:
                 content, new = self._new_columns(manifest)
             except CheckpointError:
@@ -89,6 +90,7 @@ class StoreReader:
                     f"{self.folder}: the memory store contradicts itself ({error}); {STORE.way_out}"
                 ) from error
             self._content, self._manifest, self._seen = content, manifest, stamp
+            self._encoder = snapshot.encoder_fingerprint
             self.snapshot = snapshot
             return
         raise CheckpointError(
