@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from raserec_jax import checkpoints
+from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.storage import PathLike
 from raserec_jax.errors import CheckpointError, ConfigError
 from raserec_jax.recommend.histories import Histories
@@ -46,6 +47,10 @@ class LivingMemory:
     def folder(self) -> Path:
         return self._workdir / LIVE
 
+    @property
+    def log(self) -> InteractionLog:
+        return self._model.workdir.log
+
     def refresh(self) -> bool:
         """As `Recommender.refresh`."""
         with self._lock:
@@ -59,7 +64,7 @@ class LivingMemory:
 
     def update(self, events: Iterable[tuple], *, dry_run: bool = False) -> UpdateReport:
         """As `Recommender.update`; a dry run only tells what it would do."""
-        users, items, times = read_events(events, self._model.workdir.log)
+        users, items, times = read_events(events, self.log)
         return self.update_columns(users, items, times, dry_run=dry_run)
 
     def update_columns(
@@ -68,7 +73,7 @@ class LivingMemory:
         """As `update`, from checked columns."""
         with self._lock:
             if dry_run:
-                snapshot = self._present()
+                snapshot = self.present()
                 planned = plan_update(self._histories(snapshot), users, items, times)
                 return planned.report._replace(version=snapshot.version)
             store = self.store()
@@ -95,10 +100,10 @@ class LivingMemory:
         """Removes users and items, in original ids; unknown ones are no error. A dry run only tells."""
         users = [checked_label(user, "user") for user in users]
         items = [checked_label(item, "item") for item in items]
-        log = self._model.workdir.log
+        log = self.log
         with self._lock:
             store = None if dry_run else self.store()
-            snapshot = self._present() if store is None else store.snapshot
+            snapshot = self.present() if store is None else store.snapshot
             user_ids = self._histories(snapshot).user_ids_of(users) if users else np.zeros(0, int)
             item_ids = log.item_ids_of(items) if items else np.zeros(0, int)
             user_ids, item_ids = user_ids[user_ids >= 0], item_ids[item_ids > 0]
@@ -216,7 +221,7 @@ class LivingMemory:
         return store
 
     def _of_this_log(self, snapshot: Snapshot) -> Snapshot:
-        log = self._model.workdir.log
+        log = self.log
         if snapshot.log_fingerprint != log.fingerprint():
             raise CheckpointError(
                 f"{self.folder}: the memory goes on from log {snapshot.log_fingerprint:.16} but the workdir's is "
@@ -228,7 +233,7 @@ class LivingMemory:
         return checkpoints.params_fingerprint(self._model.workdir.encoder_params)
 
     def _histories(self, snapshot: Snapshot) -> Histories:
-        return Histories(self._model.workdir.log, snapshot)
+        return Histories(self.log, snapshot)
 
     def _show(self, snapshot: Snapshot) -> bool:
         """Lets the model read this version; whether it is another one."""
@@ -242,7 +247,7 @@ class LivingMemory:
         )
         return True
 
-    def _present(self) -> Snapshot:
+    def present(self) -> Snapshot:
         """The content now, without making a store."""
         if self._opened is not None or (self.folder / "manifest.json").exists():
             return self.store().snapshot
@@ -272,7 +277,7 @@ class LivingMemory:
                 f"{self._workdir}: has no memory to be updated (scoring {self._model.method.scoring}); "
                 "run launch/train.py with its stages memory and finetune or mixing"
             )
-        bank, log = self._model.memory.bank, self._model.workdir.log
+        bank, log = self._model.memory.bank, self.log
         times = log_times(log)
         store = MemoryStore.create(
             folder,
