@@ -8,7 +8,7 @@ Rules:
 - Events are taken in the order of their times, those of the same time in the order given. One that is earlier than
   what the history ends with is put where it belongs; the entries of that user behind it change, and are encoded again.
 - Each event becomes an entry: key, the history before it; target, its item. A user's first event has no history before
-  it and is only kept.
+  it and is only kept, until an earlier one comes.
 - Nothing else is encoded.
 """
 
@@ -244,9 +244,11 @@ def _update_user(
     for place in range(first, len(order)):
         target = int(ordered[place])
         if not is_new[place]:
-            rows = entries.get((place - int(new_before[place]), target), [])
-            if not rows:
-                continue
+            old_place = place - int(new_before[place])
+            rows = entries.get((old_place, target), [])
+            was_first_event = old_place == 0 and order[place] >= logged
+            if not rows and not was_first_event:
+                continue  # evicted, or training made none
             made.replaced += rows
         history = ordered[:place]
         history = history[history > 0]
