@@ -169,11 +169,11 @@ def test_a_forgotten_user_starts_anew_and_a_removed_item_leaves_its_place(tmp_pa
     assert histories.items_of(1).tolist() == [] and histories.items_of(new).tolist() == []
     assert histories.user_ids_of(["new", "u1"]).tolist() == [-1, 1]
     assert histories.items_of(2).tolist() == [1, 0, 3, 4]
-    live.update([("u1", "i5", 60), ("u1", "i6", 61), ("new", "i1", 60), ("u2", "i5", 70)])
+    live.update([("u1", "i5", 60), ("u1", "i4", 61), ("new", "i1", 60), ("u2", "i5", 70)])
     store.compact()
     now = store.snapshot
     histories = Histories(log, now)
-    assert histories.items_of(1).tolist() == [5, 6]
+    assert histories.items_of(1).tolist() == [5, 4]
     assert now.user_ids_by_label["new"] == new + 1
     row = np.flatnonzero((now.user_ids == 2) & (now.lengths == 4) & now.alive)
     assert now.keys[row].tolist() == [np.float32(key_of(np.array([1, 3, 4]))).tolist()]
