@@ -62,7 +62,7 @@ class LivingMemory:
                 self._opened.refresh()
             return self._show(self._opened.snapshot)
 
-    def update(self, events: Iterable[tuple], *, dry_run: bool = False) -> UpdateReport:
+    def update(self, events: Iterable, *, dry_run: bool = False) -> UpdateReport:
         """As `Recommender.update`; a dry run only tells what it would do."""
         users, items, times = read_events(events, self.log)
         return self.update_columns(users, items, times, dry_run=dry_run)

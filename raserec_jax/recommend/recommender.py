@@ -197,7 +197,7 @@ class Recommender:
                 answers[row] = Explanation(found, memories, self.scoring, history, shares)
         return [answers[row] for row in range(len(asked.items))]
 
-    def update(self, events: Iterable[tuple]) -> UpdateReport:
+    def update(self, events: Iterable) -> UpdateReport:
         """Remembers what happened: found by the next call, and on disk when this one returns.
 
         Args:

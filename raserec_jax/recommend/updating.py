@@ -86,9 +86,7 @@ class Update(NamedTuple):
     report: UpdateReport
 
 
-def read_events(
-    events: Iterable[tuple], log: InteractionLog
-) -> tuple[list, list, np.ndarray | None]:
+def read_events(events: Iterable, log: InteractionLog) -> tuple[list, list, np.ndarray | None]:
     """(users, items, times) of triples, checked; times None where the log has none.
 
     Raises:

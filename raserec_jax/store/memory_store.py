@@ -19,7 +19,6 @@ a few times.
 
 import contextlib
 import pathlib
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -27,32 +26,24 @@ import numpy as np
 
 from raserec_jax.errors import CheckpointError, DataError
 from raserec_jax.store.arrays import as_vectors
-from raserec_jax.store.changes import (
-    Events,
-    Removed,
-    checked_ids,
-    checked_labels,
-    checked_times,
-)
+from raserec_jax.store.changes import Events, Removed, checked_ids, checked_labels
+from raserec_jax.store.columns import entry_columns, event_columns
 from raserec_jax.store.eviction import rows_to_evict
-from raserec_jax.store.files import (
-    PathLike,
-    file_entry,
-    make_folder,
-    manifest_bytes,
-    remove_unlisted,
-    replace_file,
-    write_segment,
-)
-from raserec_jax.store.layout import BFLOAT16, COLUMNS, STORE
+from raserec_jax.store.files import PathLike, remove_unlisted
+from raserec_jax.store.layout import COLUMNS, STORE
 from raserec_jax.store.live import live_columns, plain
 from raserec_jax.store.lock import locked
-from raserec_jax.store.reading import StoreReader, read_columns, segment_rows
+from raserec_jax.store.reading import StoreReader, read_columns
 from raserec_jax.store.snapshot import label_columns
 from raserec_jax.store.verifying import verify_store
+from raserec_jax.store.writing import (
+    first_to_fold,
+    line,
+    unwritten,
+    write_store,
+    write_version,
+)
 
-MOST_SEGMENTS = 16
-_FOLDED_AT_LEAST = 8
 _KEPT_HISTORY = 100
 
 
@@ -117,7 +108,7 @@ class MemoryStore(StoreReader):
             "next_user_id": num_users,
             "next_segment": 0,
             "segments": [],
-            "history": [_line(1, "created")],
+            "history": [line(1, "created")],
         }
         write_store(pathlib.Path(folder), manifest, {})
         return cls(folder, encoder_fingerprint)
@@ -172,9 +163,11 @@ class MemoryStore(StoreReader):
         with self.writing():
             new_users = checked_labels(new_users or {}, self.snapshot.next_user_id)
             known_users = self.snapshot.next_user_id + len(new_users)
-            columns = self._entry_columns(keys, target_ids, user_ids, lengths, times, known_users)
+            columns = entry_columns(
+                self.snapshot, keys, target_ids, user_ids, lengths, times, num_users=known_users
+            )
             if events is not None:
-                columns |= self._event_columns(events, known_users)
+                columns |= event_columns(self.snapshot, events, num_users=known_users)
             if replaced_rows is not None:
                 rows = checked_ids(replaced_rows, "replaced_rows", 0, self.snapshot.rows)
                 columns["dead_rows"] = np.unique(rows)
@@ -267,7 +260,7 @@ class MemoryStore(StoreReader):
                     f"{len(keys)} keys for {int(self.snapshot.alive.sum())} entries; give one per entry"
                 )
             if len(keys):
-                columns["keys"] = plain(self._as_stored(keys))
+                columns["keys"] = plain(keys.astype(self.snapshot.keys.dtype))
             changes = {
                 "dim": keys.shape[1],
                 "encoder_fingerprint": encoder_fingerprint,
@@ -307,7 +300,7 @@ class MemoryStore(StoreReader):
         manifest = {
             **self._manifest,
             "segments": [],
-            "history": [_line(version, "exported")],
+            "history": [line(version, "exported")],
         }
         write_store(pathlib.Path(folder), manifest, live_columns(self.snapshot))
 
@@ -342,46 +335,10 @@ class MemoryStore(StoreReader):
         """As `verify_store`, of this folder."""
         return verify_store(self.folder)
 
-    def _entry_columns(
-        self, keys: Any, target_ids: Any, user_ids: Any, lengths: Any, times: Any, users: int
-    ) -> dict[str, np.ndarray]:
-        keys = as_vectors(keys, "keys")
-        if keys.shape[1] != self.snapshot.dim:
-            raise DataError(
-                f"keys have {keys.shape[1]} dimensions but the store's have {self.snapshot.dim}; "
-                "encode them with the encoder that the store was made with"
-            )
-        columns = {
-            "keys": plain(self._as_stored(keys)),
-            "target_ids": checked_ids(target_ids, "target_ids", 1, self.snapshot.num_items + 1),
-            "user_ids": checked_ids(user_ids, "user_ids", 0, users),
-            "lengths": checked_ids(lengths, "lengths", 0, 2**31),
-        }
-        time_dtype = None if self.snapshot.times is None else self.snapshot.times.dtype
-        found = checked_times(times, time_dtype, len(keys), "times")
-        if found is not None:
-            columns["times"] = found
-        return _same_length(columns)
-
-    def _event_columns(self, events: Events, users: int) -> dict[str, np.ndarray]:
-        columns = {
-            "event_user_ids": checked_ids(events.user_ids, "event user_ids", 0, users),
-            "event_item_ids": checked_ids(
-                events.item_ids, "event item_ids", 1, self.snapshot.num_items + 1
-            ),
-        }
-        dtype = None if self.snapshot.event_times is None else self.snapshot.event_times.dtype
-        rows = len(columns["event_user_ids"])
-        times = checked_times(events.times, dtype, rows, "event times")
-        return _same_length(columns if times is None else columns | {"event_times": times})
-
-    def _as_stored(self, keys: np.ndarray) -> np.ndarray:
-        return keys.astype(BFLOAT16) if self._manifest["key_dtype"] == "bfloat16" else keys
-
     def _commit(self, what: str, columns: dict[str, np.ndarray], **changes: Any) -> int:
         """Adds columns behind what is there."""
         segments = self._manifest["segments"]
-        kept = _first_to_fold(segments, max(len(column) for column in columns.values()))
+        kept = first_to_fold(segments, max(len(column) for column in columns.values()))
         if kept < len(segments):
             old = read_columns(self.folder, segments[kept:])
             columns = {
@@ -398,14 +355,14 @@ class MemoryStore(StoreReader):
         assert self._writers
         before = self._manifest
         version = before["version"] + 1
-        history = [*before["history"], _line(version, what)][-_KEPT_HISTORY:]
+        history = [*before["history"], line(version, what)][-_KEPT_HISTORY:]
         manifest = {**before, **changes, "version": version, "history": history, "segments": kept}
         try:
-            _write(self.folder, manifest, columns)
+            write_version(self.folder, manifest, columns)
         except OSError as error:
             with contextlib.suppress(OSError):
                 remove_unlisted(self.folder, before["segments"])
-            raise _unwritten(self.folder, error) from error
+            raise unwritten(self.folder, error) from error
         self._encoder = manifest["encoder_fingerprint"]
         self.refresh()
         self._tidy(self._manifest["segments"])
@@ -423,71 +380,3 @@ class MemoryStore(StoreReader):
     def _disk_bytes(self) -> int:
         files = (path for path in self.folder.rglob("*") if not path.is_symlink())
         return sum(path.stat().st_size for path in files if path.is_file())
-
-
-def write_store(folder: pathlib.Path, manifest: dict, columns: dict[str, np.ndarray]) -> None:
-    """Writes a store of one segment into a folder that holds none.
-
-    Raises:
-      CheckpointError: it holds one, or cannot be written.
-    """
-    try:
-        make_folder(folder / "segments")
-        with locked(folder, 0.0):
-            if (folder / "manifest.json").exists():
-                raise CheckpointError(
-                    f"{folder}: holds a memory already; open it, or give another folder"
-                )
-            remove_unlisted(folder, [])
-            _write(folder, manifest, columns)
-    except OSError as error:
-        raise _unwritten(folder, error) from error
-
-
-def _write(folder: pathlib.Path, manifest: dict, columns: dict[str, np.ndarray]) -> None:
-    """The segment, then the manifest that lists it."""
-    number = manifest["next_segment"]
-    if columns:
-        files = {f"{name}.npy": file_entry(column) for name, column in columns.items()}
-        name = f"{number:06d}"
-        write_segment(folder / "segments", name, columns)
-        segments = [*manifest["segments"], {"name": name, "files": files}]
-        manifest = {**manifest, "segments": segments, "next_segment": number + 1}
-    manifest = {name: value for name, value in manifest.items() if name != "sha256"}
-    content = manifest_bytes(manifest, STORE)
-    replace_file(folder / "manifest.json", lambda file: file.write(content))
-
-
-def _first_to_fold(segments: list[dict], rows: int) -> int:
-    """From which segment on they are folded into the new one of so many rows; their number if none is.
-
-    At least the last few, and before them all that are no larger than what is folded anyway.
-    """
-    if len(segments) < MOST_SEGMENTS:
-        return len(segments)
-    first, folded = len(segments), rows
-    while first > 0:
-        size = max(segment_rows(segments[first - 1]).values(), default=0)
-        if len(segments) - first >= _FOLDED_AT_LEAST and size > folded:
-            break
-        first, folded = first - 1, folded + size
-    return first
-
-
-def _same_length(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise DataError(f"columns differ in length ({told}); give one value per row in each")
-    return columns
-
-
-def _line(version: int, what: str) -> dict:
-    return {"version": version, "at": int(time.time()), "what": what}
-
-
-def _unwritten(folder: pathlib.Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"{folder}: the memory cannot be written ({error.strerror or error}); it is as before; "
-        "free space, or check its permissions"
-    )
