@@ -67,7 +67,8 @@ def test_an_update_is_found_at_once_and_by_whoever_comes_later(copied):
 def test_forget_leaves_no_byte_in_the_memory_and_tells_what_is_left(copied):
     label = "someone-with-a-name/../../x"
     recommender, reader = Recommender.load(copied), Recommender.load(copied)
-    recommender.update([(label, f"i{n:03d}", 3000 + n) for n in range(1, 6)])
+    odd = [3, 17, 4, 29, 8]  # a history that nobody else has
+    recommender.update([(label, f"i{item:03d}", 3000 + n) for n, item in enumerate(odd)])
     assert label.encode() in bytes_of(copied / "live")
     key = recommender._model.memory.bank.keys[-1].tobytes()
     assert key in bytes_of(copied / "live")
