@@ -10,7 +10,6 @@ from raserec_jax.data.storage import PathLike
 from raserec_jax.errors import CheckpointError, ConfigError
 from raserec_jax.recommend.living import LIVE, LivingMemory
 from raserec_jax.recommend.loading import choose_method, open_workdir
-from raserec_jax.recommend.memory import Memory
 from raserec_jax.recommend.model import Model
 from raserec_jax.recommend.updating import read_events
 from raserec_jax.store import verify_store
@@ -99,7 +98,7 @@ def _opened(workdir: PathLike, reencode: bool) -> LivingMemory:
     if reencode:
         living.reencode()
     elif method.scoring != "pretrain" and not living.refresh():
-        model.memory = Memory.of_bank(opened.config.memory, opened.log, opened.bank())
+        model.bank = opened.bank()
     return living
 
 
