@@ -56,11 +56,10 @@ def test_an_update_is_found_at_once_and_by_whoever_comes_later(copied):
     assert other.refresh() and not other.refresh()
     assert other.recommend(ASKED, 5) == after
     # A new user does not see his own later moments either.
-    asked = recommender._asked([["i003"]], ["someone else"], 3, None)
-    scored = next(recommender._batches(asked, 3, True))[1]
-    assert asked.user_ids[0] == tiny.USERS and tiny.USERS in bank.user_ids
-    seen = scored.row_ids[0][scored.row_ids[0] >= 0]
-    assert len(seen) and tiny.USERS not in bank.user_ids[seen]
+    shown = recommender.explain(["i003"], 5, show_users=True).memories
+    assert "someone else" in [memory.user for memory in shown]
+    own = recommender.explain(["i003"], 5, user="someone else", show_users=True).memories
+    assert own and "someone else" not in [memory.user for memory in own]
     assert recommender.update(NEW).events == 0
 
 

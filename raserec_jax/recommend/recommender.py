@@ -3,6 +3,8 @@
     rec = Recommender.load("runs/a")
     rec.recommend([["B00A", "B00B"]], k=10)
     rec.explain(["B00A", "B00B"], k=10)
+    rec.update([("u1", "B00C", 1700000000)])    # found by the next call, on disk when this returns
+    rec.forget("u1")
 
 A recommendation is what the test evaluates: the history's last max_len items are encoded, the full bank is searched
 under `config.memory.eligibility`, the reader reads what was found, and all items are scored. Any number of threads may
