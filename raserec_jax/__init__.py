@@ -16,6 +16,7 @@ _HOMES = {
     "InteractionLog": "raserec_jax.data.interactions",
     "MemoryBank": "raserec_jax.retrieval.memory_bank",
     "MemoryReader": "raserec_jax.models.memory_reader",
+    "MemoryStore": "raserec_jax.store",
     "Recommender": "raserec_jax.recommend",
     "ScannIndex": "raserec_jax.retrieval.scann_index",
     "SequenceEncoder": "raserec_jax.models.encoder",

@@ -26,8 +26,7 @@ from raserec_jax.recommend import recommender as recommender_module
 from raserec_jax.recommend.loading import open_workdir
 from raserec_jax.recommend.recent_items import RecentItems
 from raserec_jax.recommend.scoring import bucket
-from raserec_jax.retrieval.bank_files import COLUMNS
-from raserec_jax.retrieval.memory_bank import MemoryBank
+from raserec_jax.retrieval.memory_bank import COLUMNS, MemoryBank
 from tests import tiny_workdir as tiny
 from tests.quick_jit import quick_jit
 from tests.tiny_workdir import copied, recommender, tiny_workdir  # noqa: F401

@@ -1,7 +1,6 @@
 """Model: what a workdir trained, ready to score batches of histories in dense ids."""
 
 import functools
-import threading
 from typing import NamedTuple
 
 import jax
@@ -13,7 +12,9 @@ from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.evaluation.top_items import top_items
 from raserec_jax.models.encoder import repeat_bias
 from raserec_jax.models.memory_reader import reader_weights
+from raserec_jax.recommend.histories import UNKNOWN_USER
 from raserec_jax.recommend.loading import Method, Workdir
+from raserec_jax.recommend.memory import Memory
 from raserec_jax.recommend.scoring import (
     LARGEST_BATCH,
     bucket,
@@ -25,9 +26,6 @@ from raserec_jax.recommend.scoring import (
 )
 from raserec_jax.retrieval.eligibility import Queries
 from raserec_jax.retrieval.memory_bank import MemoryBank
-from raserec_jax.retrieval.searcher import Searcher, make_searcher
-
-UNKNOWN_USER = -1  # no bank row is his, so he sees those of all users
 
 
 class Scored(NamedTuple):
@@ -35,7 +33,7 @@ class Scored(NamedTuple):
 
     scores, plain: with memory, and of the encoder alone on the same scale.
     seen: [batch, entries] int32, distinct items of each history, 0 = none.
-    bank: that was searched; None if the method uses no memory.
+    memory: the version that was searched; None if the method uses no memory.
     row_ids: [batch, memories] rows of the bank, best first, -1 = none.
     cosines, weights: [batch, memories]; the weights of a row sum to 1.
     target_ids: [batch, memories] the items that followed, 0 = none.
@@ -46,7 +44,7 @@ class Scored(NamedTuple):
     scores: Scores
     plain: Scores
     seen: np.ndarray
-    bank: MemoryBank | None
+    memory: Memory | None
     row_ids: np.ndarray
     cosines: np.ndarray
     weights: np.ndarray
@@ -57,15 +55,26 @@ class Scored(NamedTuple):
 class Model:
     """Encoder, and as far as the method uses them memory, reader and mixture.
 
-    `bank` may be replaced by a later version while others read: each call sees one version, and the index follows.
+    `memory` may be replaced by a later version while others read: each call sees one version.
     """
 
     def __init__(self, workdir: Workdir, method: Method, bank: MemoryBank | None):
-        self.workdir, self.method, self.bank = workdir, method, bank
+        self.workdir, self.method = workdir, method
+        self.memory: Memory | None = None
+        self.bank = bank
         self._table = jnp.asarray(workdir.encoder_params["item_table"])
         self._repeat_bias = repeat_bias(workdir.encoder_params)
-        self._searcher: Searcher | None = None
-        self._building = threading.Lock()
+
+    @property
+    def bank(self) -> MemoryBank | None:
+        """What is remembered now, without entries that were removed; setting it replaces the memory."""
+        memory = self.memory
+        return None if memory is None else memory.kept_bank
+
+    @bank.setter
+    def bank(self, bank: MemoryBank | None) -> None:
+        workdir = self.workdir
+        self.memory = bank and Memory.of_bank(workdir.config.memory, workdir.log, bank)
 
     def fingerprint(self) -> str:
         """Of parameters, method and memory, in words and digests."""
@@ -77,37 +86,59 @@ class Model:
             [method.scoring, method.mixture, self.workdir.config.memory.to_dict(), known, memory]
         )
 
-    def score(self, histories: list[np.ndarray], user_ids: np.ndarray, time: int | None) -> Scored:
+    def encode(self, histories: list[np.ndarray]) -> np.ndarray:
+        """[histories, dim] float32: the vector of each history, of its last max_len items; any number of them."""
+        keys = np.zeros((len(histories), self.workdir.encoder.dim), np.float32)
+        for start in range(0, len(histories), LARGEST_BATCH):
+            part = histories[start : start + LARGEST_BATCH]
+            windows, lengths = self._windows(part)
+            keys[start : start + len(part)] = self._encode(windows, lengths)[: len(part)]
+        return keys
+
+    def score(
+        self,
+        histories: list[np.ndarray],
+        user_ids: np.ndarray,
+        time: int | None,
+        memory: Memory | None,
+    ) -> Scored:
         """Encodes, searches and reads a batch.
 
         Args:
           histories: at most LARGEST_BATCH, each [items >= 1] int32.
-          user_ids: [histories] int32, UNKNOWN_USER where not in the log.
+          user_ids: [histories] int32, UNKNOWN_USER where not known.
           time: rank of the time of what is to be predicted; None if the eligibility does not ask.
+          memory: the version to read; the one that `time` is a rank of.
         """
-        size, max_len = bucket(len(histories), LARGEST_BATCH), self.workdir.encoder.max_len
-        windows, lengths = np.zeros((size, max_len), np.int32), np.zeros(size, np.int32)
+        windows, lengths = self._windows(histories)
+        size = len(windows)
         users = np.full(size, UNKNOWN_USER, np.int32)
         users[: len(histories)] = user_ids
+        query = self._encode(windows, lengths)
+        seen = _padded([np.unique(history) for history in histories], size, windows.shape[1])
+        plain = Scores(query)
+        if self._repeat_bias is not None:
+            plain = plain._replace(repeat_ids=seen, repeat_bias=self._repeat_bias)
+        if memory is None:
+            none = np.zeros((size, 0), np.int32)
+            return Scored(plain, plain, seen, None, none, none, none, none, {})
+        times = None if time is None else np.full(size, time, np.int32)
+        queries = Queries(np.asarray(query), users, lengths, times)
+        return self._with_memory(memory, plain, seen, queries)
+
+    def _windows(self, histories: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """(windows [padded, max_len], lengths [padded] of the whole histories), padded to a bucket."""
+        size, max_len = bucket(len(histories), LARGEST_BATCH), self.workdir.encoder.max_len
+        windows, lengths = np.zeros((size, max_len), np.int32), np.zeros(size, np.int32)
         for place, history in enumerate(histories):
             kept = history[-max_len:]
             windows[place, : len(kept)] = kept
             lengths[place] = len(history)
-        query = encode_windows(
-            self.workdir.encoder,
-            self.workdir.encoder_params,
-            windows,
-            np.minimum(lengths, max_len),
-        )
-        seen = _padded([np.unique(history) for history in histories], size, max_len)
-        plain = Scores(query)
-        if self._repeat_bias is not None:
-            plain = plain._replace(repeat_ids=seen, repeat_bias=self._repeat_bias)
-        if self.bank is None:
-            none = np.zeros((size, 0), np.int32)
-            return Scored(plain, plain, seen, None, none, none, none, none, {})
-        times = None if time is None else np.full(size, time, np.int32)
-        return self._with_memory(plain, seen, Queries(np.asarray(query), users, lengths, times))
+        return windows, lengths
+
+    def _encode(self, windows: np.ndarray, lengths: np.ndarray) -> jax.Array:
+        encoder, params = self.workdir.encoder, self.workdir.encoder_params
+        return encode_windows(encoder, params, windows, np.minimum(lengths, windows.shape[1]))
 
     def best(
         self, scored: Scored, k: int, *, exclude_seen: bool, allowed: np.ndarray
@@ -134,13 +165,14 @@ class Model:
             shares["neighbors"] = mixed if shares else 1.0
         return shares
 
-    def _with_memory(self, plain: Scores, seen: np.ndarray, queries: Queries) -> Scored:
-        searcher, mixture = self._index(), self.method.mixture
-        bank = searcher.bank  # self.bank may be another one by now
+    def _with_memory(
+        self, memory: Memory, plain: Scores, seen: np.ndarray, queries: Queries
+    ) -> Scored:
+        bank, mixture = memory.bank, self.method.mixture
         with_reader = self.method.reader_params is not None
         reader_k = self.workdir.config.memory.top_k if with_reader else 0
         top_k = min(max(reader_k, mixture.top_k if mixture else 0), bank.rows)
-        found = searcher.search(queries, top_k)
+        found = memory.index().search(queries, top_k)
         row_ids, cosines, mask = map(np.asarray, found)
         target_ids = np.where(mask, bank.target_ids[row_ids], 0)
         scores = plain
@@ -164,7 +196,7 @@ class Model:
             weights *= 1.0 - share
             weights[:, :k] += share * np.asarray(mass)
             attention["neighbors"] = _widened(mass, mask.shape)
-        return Scored(scores, plain, seen, bank, row_ids, cosines, weights, target_ids, attention)
+        return Scored(scores, plain, seen, memory, row_ids, cosines, weights, target_ids, attention)
 
     def _read(
         self, bank: MemoryBank, query, row_ids, target_ids, mask
@@ -183,17 +215,6 @@ class Model:
             self._table,
         )
         return augmented, attention, merged_attention(reader, params, attention, mask)
-
-    def _index(self) -> Searcher:
-        """Made when first needed, and anew for another version of the bank; by one thread while the others wait."""
-        with self._building:
-            bank = self.bank
-            if self._searcher is None or self._searcher.bank is not bank:
-                memory = self.workdir.config.memory
-                self._searcher = make_searcher(
-                    memory.engine, bank, eligibility=memory.eligibility, top_k=memory.top_k
-                )
-            return self._searcher
 
 
 def _widened(weights, shape: tuple[int, int]) -> np.ndarray:

@@ -3,6 +3,8 @@
     rec = Recommender.load("runs/a")
     rec.recommend([["B00A", "B00B"]], k=10)
     rec.explain(["B00A", "B00B"], k=10)
+    rec.update([("u1", "B00C", 1700000000)])    # found by the next call, on disk when this returns
+    rec.forget("u1")
 
 A recommendation is what the test evaluates: the history's last max_len items are encoded, the full bank is searched
 under `config.memory.eligibility`, the reader reads what was found, and all items are scored. Any number of threads may
@@ -31,10 +33,15 @@ from raserec_jax.recommend.answers import (
     Recommendations,
     RetrievedMemory,
 )
+from raserec_jax.recommend.histories import UNKNOWN_USER
+from raserec_jax.recommend.living import LivingMemory
 from raserec_jax.recommend.loading import choose_method, open_workdir
-from raserec_jax.recommend.model import UNKNOWN_USER, Model, Scored
+from raserec_jax.recommend.memory import Memory, log_times
+from raserec_jax.recommend.model import Model, Scored
 from raserec_jax.recommend.recent_items import RecentItems
 from raserec_jax.recommend.scoring import LARGEST_BATCH
+from raserec_jax.recommend.traces import Forgotten
+from raserec_jax.recommend.updating import UpdateReport
 
 MEMORY_ITEMS = 10  # of a memory's history, the last so many are shown
 _AT_THE_END = np.iinfo(np.int32).max  # after every time of the log
@@ -52,6 +59,7 @@ class Recommender:
 
     def __init__(self, model: Model):
         self._model = model
+        self._living = LivingMemory(model)
 
     @classmethod
     def load(cls, workdir: PathLike) -> "Recommender":
@@ -64,8 +72,10 @@ class Recommender:
         method = choose_method(opened)
         if method.reader_params is not None:
             _, opened = opened.best_reader()
-        bank = None if method.scoring == "pretrain" else opened.bank()
-        return cls(Model(opened, method, bank))
+        recommender = cls(Model(opened, method, None))
+        if method.scoring != "pretrain" and not recommender.refresh():
+            recommender.model.bank = opened.bank()
+        return recommender
 
     @property
     def scoring(self) -> str:
@@ -189,6 +199,53 @@ class Recommender:
                 answers[row] = Explanation(found, memories, self.scoring, history, shares)
         return [answers[row] for row in range(len(asked.items))]
 
+    def update(self, events: Iterable) -> UpdateReport:
+        """Remembers what happened: found by the next call, and on disk when this one returns.
+
+        Args:
+          events: (user, item, time) each, in original ids; also of users that are new. The time is in the log's unit,
+            None where the log has no times.
+
+        Returns:
+          What was taken and what was not; see `updating.plan_update`.
+
+        Raises:
+          DataError: an event is no such triple, or its user or time cannot be one; nothing was changed then.
+          ConfigError: the workdir has no memory to be updated.
+          CheckpointError: the memory is being written to by another process, or cannot be written.
+        """
+        return self._living.update(events)
+
+    def forget(self, user: int | str, *, compact: bool = True) -> Forgotten:
+        """Removes a user, and says what else of the workdir holds traces of him.
+
+        Args:
+          user: original id; one that is not known is no error.
+          compact: also write the memory's files anew, without him; else `compact` does that later, for many at once.
+
+        Raises:
+          CheckpointError: as `update`.
+        """
+        return self._living.forget([user], [], compact=compact)
+
+    def refresh(self) -> bool:
+        """Takes what others, such as launch/update_memory.py, wrote since; whether there was something.
+
+        Other threads may recommend meanwhile; each call reads one version throughout.
+
+        Raises:
+          CheckpointError: the memory is damaged, or of another encoder; the version at hand stays.
+        """
+        return self._living.refresh()
+
+    def save(self, folder: PathLike) -> None:
+        """Writes a workdir that `load` reads: model, log and the memory as it is now, without what was removed.
+
+        Raises:
+          CheckpointError: the folder exists, or cannot be written.
+        """
+        self._living.save(folder)
+
     def _asked(self, histories, users, k: int, as_of, allow, deny) -> "_Asked":
         num_items = self.log.num_items
         if not 1 <= k <= num_items:
@@ -204,8 +261,9 @@ class Recommender:
         found = np.split(self.log.item_ids_of([item for one in lists for item in one]), ends[:-1])
         items = [one[one > 0] for one in found[: len(lists)]]
         unknown = [len(one) - len(known) for one, known in zip(lists, items, strict=True)]
-        user_ids, time = self._user_ids(users, len(lists)), self._time(as_of)
-        return _Asked(items, unknown, user_ids, time, self._allowed(allow, deny))
+        memory = self._model.memory
+        user_ids, time = self._user_ids(users, len(lists), memory), self._time(as_of, memory)
+        return _Asked(items, unknown, user_ids, time, self._allowed(allow, deny), memory)
 
     def _allowed(self, allow: Iterable | None, deny: Iterable | None) -> np.ndarray:
         """[items + 1] bool: what may be recommended."""
@@ -224,14 +282,15 @@ class Recommender:
             )
         return allowed
 
-    def _user_ids(self, users: Sequence | None, count: int) -> np.ndarray:
+    def _user_ids(self, users: Sequence | None, count: int, memory: Memory | None) -> np.ndarray:
         ids = np.full(count, UNKNOWN_USER, np.int32)
         given = [] if users is None else [row for row in range(count) if users[row] is not None]
         if given:
-            ids[given] = self.log.user_ids_of([users[row] for row in given])  # -1 where unknown
+            find = (memory.histories if memory else self.log).user_ids_of
+            ids[given] = find([users[row] for row in given])  # -1 where unknown
         return ids
 
-    def _time(self, as_of: int | float | None) -> int | None:
+    def _time(self, as_of: int | float | None, memory: Memory | None) -> int | None:
         """Rank of the time of what is to be predicted; None where the rule does not ask."""
         rule = self.config.memory.eligibility
         if rule != "before":
@@ -243,7 +302,7 @@ class Recommender:
             return None
         if as_of is None:
             return _AT_THE_END
-        return int(np.searchsorted(self._times, as_of))
+        return int(np.searchsorted(memory.times if memory else log_times(self.log), as_of))
 
     def _batches(
         self, asked: "_Asked", k: int, exclude_seen: bool
@@ -253,7 +312,7 @@ class Recommender:
         for start in range(0, len(known), LARGEST_BATCH):
             rows = known[start : start + LARGEST_BATCH]
             histories = [asked.items[row] for row in rows]
-            scored = self._model.score(histories, asked.user_ids[rows], asked.time)
+            scored = self._model.score(histories, asked.user_ids[rows], asked.time, asked.memory)
             best = self._model.best(scored, k, exclude_seen=exclude_seen, allowed=asked.allowed)
             yield rows, scored, *best
 
@@ -274,28 +333,25 @@ class Recommender:
     def _memories(
         self, scored: Scored, place: int, show_users: bool
     ) -> tuple[RetrievedMemory, ...]:
-        bank, found = scored.bank, []
+        memory, found = scored.memory, []
         for slot in np.flatnonzero(scored.target_ids[place]):
             bank_row = scored.row_ids[place, slot]
+            bank, histories = memory.bank, memory.histories
             user = int(bank.user_ids[bank_row])
-            history = self.log.items_of(user)[: bank.lengths[bank_row]]
+            history = histories.items_of(user)[: bank.lengths[bank_row]]
+            history = history[history > 0]
             found.append(
                 RetrievedMemory(
                     tuple(self._item(item) for item in history[-MEMORY_ITEMS:].tolist()),
                     self._item(int(scored.target_ids[place, slot])),
-                    None if bank.times is None else self._times[bank.times[bank_row]].item(),
+                    None if bank.times is None else memory.times[bank.times[bank_row]].item(),
                     float(scored.cosines[place, slot]),
                     float(scored.weights[place, slot]),
                     {name: float(one[place, slot]) for name, one in scored.attention.items()},
-                    self.log.user_labels[user].item() if show_users else None,
+                    histories.label_of(user) if show_users else None,
                 )
             )
         return tuple(found)
-
-    @functools.cached_property
-    def _times(self) -> np.ndarray:
-        """Distinct times of the log; a bank's times are places in it."""
-        return np.unique(self.log.timestamps)
 
     def _item(self, item: int) -> Item:
         return Item(self._labels[item], self._titles[item])
@@ -321,6 +377,7 @@ class _Asked(NamedTuple):
 
     items: the known ones of each history.  unknown: how many are not.  user_ids: [histories] int32, -1 = unknown.
     time: rank, or None.  allowed: [items + 1] bool, what may be recommended.
+    memory: the version that user_ids and time belong to.
     """
 
     items: list[np.ndarray]
@@ -328,6 +385,7 @@ class _Asked(NamedTuple):
     user_ids: np.ndarray
     time: int | None
     allowed: np.ndarray
+    memory: Memory | None
 
     def rows(self, *, known: bool) -> list[int]:
         """Histories with a known item, or those without."""

@@ -15,7 +15,7 @@ from typing import Any
 from raserec_jax.data.sources import PathLike
 from raserec_jax.data.storage import flush_folder
 from raserec_jax.errors import DataError
-from raserec_jax.retrieval.bank_files import replace_file
+from raserec_jax.store.files import replace_file
 
 
 class ResumableFile:

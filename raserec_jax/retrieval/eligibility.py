@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from raserec_jax.errors import ConfigError, DataError
-from raserec_jax.retrieval.arrays import AnyArray, as_int32, as_vectors
+from raserec_jax.retrieval.arrays import AnyArray
 from raserec_jax.retrieval.memory_bank import MemoryBank
+from raserec_jax.store.arrays import as_int32, as_vectors
 
 RULES = ("own_earlier", "before", "all")
 

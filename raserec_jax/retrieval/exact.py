@@ -18,6 +18,7 @@ sums are float32. Dividing by their lengths would round them again, so the score
 (row ids are global): a mesh can hold a piece per device and merge with `_merge`.
 """
 
+import copy
 import functools
 import time
 from typing import NamedTuple
@@ -26,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from raserec_jax.constants import NO_ROW
 from raserec_jax.retrieval.eligibility import Queries, check_times, checked_queries, may_see
@@ -110,6 +111,14 @@ class ExactIndex:
     def shelves(self) -> _Shelves:
         """The bank as `search_chunk` takes it."""
         return self._shelves
+
+    def hiding(self, hidden: Bool[np.ndarray, " rows"]) -> "ExactIndex":
+        """The same index without the rows that are set; this one stays as it is, and shares the keys."""
+        pieces, tiles, block_rows, blocks = self._shelves.exists.shape
+        exists = _fill(~hidden, (pieces, tiles, blocks, block_rows)).swapaxes(2, 3)
+        index = copy.copy(self)
+        index._shelves = self._shelves._replace(exists=jnp.asarray(exists))
+        return index
 
     def search(self, queries: Queries, k: int) -> Retrieved:
         """The k best rows that each query may see.

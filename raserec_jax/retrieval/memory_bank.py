@@ -22,10 +22,10 @@ import numpy as np
 
 from raserec_jax.constants import PAD_ID
 from raserec_jax.errors import CheckpointError, DataError
-from raserec_jax.retrieval.arrays import AnyArray, as_int32, as_vectors
-from raserec_jax.retrieval.bank_files import (
-    BANK_FORMAT,
-    COLUMNS,
+from raserec_jax.retrieval.arrays import AnyArray
+from raserec_jax.store.arrays import as_int32, as_vectors
+from raserec_jax.store.files import (
+    Kind,
     PathLike,
     file_entry,
     is_damaged,
@@ -39,6 +39,15 @@ from raserec_jax.retrieval.bank_files import (
     write_segment,
 )
 
+COLUMNS = ("keys", "target_ids", "user_ids", "lengths", "times")
+BANK_FORMAT = "raserec_jax memory bank 1"
+BANK = Kind(
+    BANK_FORMAT,
+    COLUMNS,
+    "memory bank",
+    "remove the folder of the bank and build it again",
+    indent=1,
+)
 KEY_DTYPES = ("float32", "bfloat16")
 _BFLOAT16 = np.dtype(jnp.bfloat16)
 _LOWEST = {"target_ids": PAD_ID + 1, "user_ids": 0, "lengths": 0, "times": 0}
@@ -162,7 +171,7 @@ class MemoryBank:
         folder = pathlib.Path(folder)
         try:
             make_folder(folder / "segments")
-            old = listed_segments(folder, repair)
+            old = listed_segments(folder, BANK, repair)
             remove_unlisted(folder, old)
             segments = self._write_segments(folder, old, repair)
             manifest = {
@@ -171,7 +180,7 @@ class MemoryBank:
                 "encoder_fingerprint": encoder_fingerprint,
                 "segments": segments,
             }
-            content = manifest_bytes(manifest)
+            content = manifest_bytes(manifest, BANK)
             replace_file(folder / "manifest.json", lambda file: file.write(content))
             remove_unlisted(folder, segments)
         except OSError as error:
@@ -192,7 +201,7 @@ class MemoryBank:
           CheckpointError: no bank there, a file of it is missing, damaged or foreign, or another encoder made it.
         """
         folder = pathlib.Path(folder)
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, BANK)
         made_by = manifest["encoder_fingerprint"]
         if encoder_fingerprint is not None and encoder_fingerprint != made_by:
             raise CheckpointError(
@@ -200,7 +209,7 @@ class MemoryBank:
                 f"{encoder_fingerprint:.16}; build the bank again or load the encoder that built it"
             )
         try:
-            parts = [read_segment(folder, segment) for segment in manifest["segments"]]
+            parts = [read_segment(folder, segment, BANK) for segment in manifest["segments"]]
             ends = np.cumsum([len(part["keys"]) for part in parts])
             joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             if joined["keys"].dtype == np.uint16:
@@ -229,7 +238,7 @@ class MemoryBank:
             columns = {n: _plain(column) for n, column in self._columns(start, stop).items()}
             files = {f"{name}.npy": file_entry(column) for name, column in columns.items()}
             same = place < len(old) and old[place]["files"] == files
-            if same and not (repair and is_damaged(folder, old[place])):
+            if same and not (repair and is_damaged(folder, old[place], BANK)):
                 entries.append(old[place])
                 continue
             name = f"{next_number:06d}"

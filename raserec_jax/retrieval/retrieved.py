@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from raserec_jax.constants import NO_ROW
 from raserec_jax.errors import CheckpointError
-from raserec_jax.retrieval.bank_files import PathLike, read_npy, replace_file
+from raserec_jax.store.files import PathLike, read_npy, replace_file
 
 _MEMBERS = ("ids", "scores", "mask", "bank_fingerprint")
 

@@ -10,12 +10,14 @@ below 100,000 asymmetric hashing with exact reordering, above that also a tree o
 How many rows are reordered and how many leaves searched is tuned on the bank's own vectors to a recall target.
 """
 
+import copy
 import importlib
 import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Bool
 
 from raserec_jax.errors import ConfigError
 from raserec_jax.retrieval.eligibility import Queries, check_times, checked_queries, may_see_rows
@@ -83,10 +85,18 @@ class ScannIndex:
         self.exact_queries = 0
         self.settings = {"kind": _kind(bank.rows, brute_force_below, tree_from)}
         self._exact: ExactIndex | None = None
+        self._hidden: np.ndarray | None = None
         self._searcher = _build(scann, unit_rows(bank.keys), self.settings) if bank.rows else None
         if self.settings["kind"] != "brute_force":
             self._tune(top_k, recall_target, np.random.default_rng(seed))
         self.build_s = time.perf_counter() - start
+
+    def hiding(self, hidden: Bool[np.ndarray, " rows"]) -> "ScannIndex":
+        """The same index without the rows that are set; this one stays as it is, and shares the keys."""
+        index = copy.copy(self)
+        index._hidden = hidden
+        index._exact = None if self._exact is None else self._exact.hiding(hidden)
+        return index
 
     def search(self, queries: Queries, k: int) -> Retrieved:
         """The k best rows found that each query may see; arguments, result and errors as in ExactIndex.search.
@@ -109,7 +119,7 @@ class ScannIndex:
             step = max(1, _FETCHED_AT_ONCE // fetch)
             for part in (short[start : start + step] for start in range(0, len(short), step)):
                 found = self._fetch(vectors[part], fetch)
-                ids[part], scores[part], mask[part] = _best_seen(
+                ids[part], scores[part], mask[part] = best_seen(
                     *found, self._seen(queries, part, found[0]), k
                 )
             short = short[~mask[short].all(axis=1)]
@@ -135,12 +145,14 @@ class ScannIndex:
         return ids, np.where(found, scores + 0.0, -np.inf)  # + 0.0: no -0.0
 
     def _seen(self, queries: Queries, part: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        return may_see_rows(self.eligibility, self.bank, _take(queries, part), ids)
+        seen = may_see_rows(self.eligibility, self.bank, _take(queries, part), ids)
+        return seen if self._hidden is None else seen & ~self._hidden[ids]
 
     def _exact_index(self) -> ExactIndex:
         """Made when first needed: it holds the keys twice more."""
         if self._exact is None:
-            self._exact = ExactIndex(self.bank, eligibility=self.eligibility)
+            exact = ExactIndex(self.bank, eligibility=self.eligibility)
+            self._exact = exact if self._hidden is None else exact.hiding(self._hidden)
         return self._exact
 
     def _tune(self, top_k: int, recall_target: float, rng: np.random.Generator) -> None:
@@ -214,7 +226,7 @@ def _build(scann, keys: np.ndarray, settings: dict):
     return builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100).build()
 
 
-def _best_seen(
+def best_seen(
     ids: np.ndarray, scores: np.ndarray, seen: np.ndarray, k: int
 ) -> tuple[np.ndarray, ...]:
     """ids, scores, mask [queries, k]: the best that may be seen; on equal scores the lower row first."""

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from raserec_jax.errors import CheckpointError, DataError
-from raserec_jax.retrieval import bank_files
-from raserec_jax.retrieval.arrays import as_int32
-from raserec_jax.retrieval.bank_files import manifest_bytes, read_npy, replace_file
-from raserec_jax.retrieval.memory_bank import MemoryBank
+from raserec_jax.retrieval.memory_bank import BANK, MemoryBank
+from raserec_jax.store import files as store_files
+from raserec_jax.store.arrays import as_int32
+from raserec_jax.store.files import manifest_bytes, read_npy, replace_file
 
 ENCODER = "e" * 64
 COLUMNS = ("keys", "target_ids", "user_ids", "lengths", "times")
@@ -187,7 +187,7 @@ def crash_at(monkeypatch, event):
 
     for name in ("fsync", "rename", "replace", "mkdir", "open", "unlink", "rmdir"):
         monkeypatch.setattr(os, name, wrap(getattr(os, name)))
-    monkeypatch.setattr(bank_files, "open", wrap(open), raising=False)
+    monkeypatch.setattr(store_files, "open", wrap(open), raising=False)
     monkeypatch.setattr(shutil, "rmtree", wrap(shutil.rmtree))
     return seen
 
@@ -352,7 +352,7 @@ def forged(folder, change):
         name: value for name, value in json.loads(path.read_bytes()).items() if name != "sha256"
     }
     change(manifest)
-    path.write_bytes(manifest_bytes(manifest))
+    path.write_bytes(manifest_bytes(manifest, BANK))
 
 
 def set_name(manifest):

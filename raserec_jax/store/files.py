@@ -1,6 +1,7 @@
-"""Files of a memory bank: segments of plain arrays under a signed manifest, each written whole or not at all.
+"""Files of a memory: segments of plain arrays under a signed manifest, each written whole or not at all.
 
-Nothing here knows what a column means; `memory_bank` says which segments there are and when they are replaced.
+Nothing here knows what a column means; `memory_bank` and `memory_store` say which segments there are and when they are
+replaced, and name their `Kind` of folder.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,58 +21,74 @@ from raserec_jax.errors import CheckpointError
 
 PathLike = str | os.PathLike
 
-BANK_FORMAT = "raserec_jax memory bank 1"
-COLUMNS = ("keys", "target_ids", "user_ids", "lengths", "times")
 _SEGMENT_NAME = re.compile(r"[0-9]{6,}")
 _LEFTOVER_NAME = re.compile(r"[0-9]{6,}|\.unfinished-.*")
+_LARGEST_MANIFEST = 2**26  # bytes; more is no manifest of ours
 
 
-def manifest_bytes(manifest: dict) -> bytes:
+class Kind(NamedTuple):
+    """A kind of folder.
+
+    format: stands in its manifest.  columns: names that its segments may have.
+    name, way_out: for messages.
+    indent: of the manifest's JSON; None writes it in one line, many times as fast.
+    """
+
+    format: str
+    columns: tuple[str, ...]
+    name: str
+    way_out: str
+    indent: int | None = None
+
+
+def manifest_bytes(manifest: dict, kind: Kind) -> bytes:
     """The one way to write this manifest, its own digest included: any other bytes are damage."""
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    return (json.dumps({**manifest, "sha256": digest}, indent=1, sort_keys=True) + "\n").encode()
+    signed = {**manifest, "sha256": digest}
+    return (json.dumps(signed, indent=kind.indent, sort_keys=True) + "\n").encode()
 
 
-def read_manifest(folder: pathlib.Path) -> dict:
-    """The manifest of a bank's folder, checked against its own digest.
+def read_manifest(folder: pathlib.Path, kind: Kind) -> dict:
+    """The manifest of a folder, checked against its own digest.
 
     Raises:
       CheckpointError: none there, unreadable, damaged or foreign.
     """
     path = folder / "manifest.json"
     try:
-        content = path.read_bytes()
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST_MANIFEST + 1)
     except FileNotFoundError:
         raise CheckpointError(
-            f"{folder}: no memory bank here (no manifest.json); give the folder that a bank was saved to"
+            f"{folder}: no {kind.name} here (no manifest.json); give the folder that one was saved to"
         ) from None
     except OSError as error:
         raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}); give the folder of a bank"
+            f"{path}: cannot be read ({error.strerror}); give the folder of a {kind.name}"
         ) from error
     try:
         manifest = json.loads(content)
-        known = manifest["format"] == BANK_FORMAT
+        known = manifest["format"] == kind.format and len(content) <= _LARGEST_MANIFEST
     except (ValueError, KeyError, TypeError, RecursionError):
         known = False
     if not known:
         raise CheckpointError(
-            f"{path}: damaged, or not the manifest of a {BANK_FORMAT}; remove the folder and build the bank again"
+            f"{path}: damaged, or not the manifest of a {kind.format}; {kind.way_out}"
         )
     unsigned = {name: value for name, value in manifest.items() if name != "sha256"}
-    if manifest_bytes(unsigned) != content:
+    if manifest_bytes(unsigned, kind) != content:
         raise CheckpointError(
-            f"{path}: damaged, its content is not what was written; remove the folder and build the bank again"
+            f"{path}: damaged, its content is not what was written; {kind.way_out}"
         )
     return manifest
 
 
-def listed_segments(folder: pathlib.Path, repair: bool) -> list[dict]:
+def listed_segments(folder: pathlib.Path, kind: Kind, repair: bool) -> list[dict]:
     """The manifest's entries of the segments there; none if there is no manifest, or a damaged one to be replaced."""
     if not (folder / "manifest.json").exists():
         return []
     try:
-        return read_manifest(folder)["segments"]
+        return read_manifest(folder, kind)["segments"]
     except CheckpointError as error:
         if not repair:
             raise
@@ -78,10 +96,10 @@ def listed_segments(folder: pathlib.Path, repair: bool) -> list[dict]:
         return []
 
 
-def is_damaged(folder: pathlib.Path, segment: dict) -> bool:
+def is_damaged(folder: pathlib.Path, segment: dict, kind: Kind) -> bool:
     """Whether a segment cannot be read as the manifest says; then one line tells that it is written again."""
     try:
-        read_segment(folder, segment)
+        read_segment(folder, segment, kind)
     except CheckpointError as error:
         _say_written_again(error)
         return True
@@ -116,52 +134,57 @@ def write_segment(segments: pathlib.Path, name: str, columns: dict[str, np.ndarr
             file.write(column.data)
             file.flush()
             os.fsync(file.fileno())
-    _flush_folder(unfinished)
+    flush_folder(unfinished)
     os.rename(unfinished, segments / name)
-    _flush_folder(segments)
+    flush_folder(segments)
 
 
-def read_segment(folder: pathlib.Path, segment: dict) -> dict[str, np.ndarray]:
-    """A segment's columns by name.
+def read_segment(
+    folder: pathlib.Path, segment: dict, kind: Kind, *, mapped: bool = False
+) -> dict[str, np.ndarray]:
+    """A segment's columns by name, each checked against its digest; mapped into memory instead of read, if asked.
 
     Raises:
       CheckpointError: a file is missing, damaged, or not what the manifest says.
     """
-    if not _SEGMENT_NAME.fullmatch(segment["name"]):  # never out of the folder
+    manifest = folder / "manifest.json"
+    name = segment["name"]
+    if not (isinstance(name, str) and _SEGMENT_NAME.fullmatch(name)):  # never out of the folder
+        raise CheckpointError(f"{manifest}: {name!r:.80} is not the name of a segment")
+    if (folder / "segments" / name).is_symlink():
         raise CheckpointError(
-            f"{folder}/manifest.json: {segment['name']!r:.80} is not the name of a segment"
+            f"{folder}/segments/{name}: a link, expected a folder; {kind.way_out}"
         )
     columns = {}
     for file_name, entry in segment["files"].items():
-        if file_name.removesuffix(".npy") not in COLUMNS:
-            raise CheckpointError(
-                f"{folder}/manifest.json: {file_name!r:.80} is not a file of a segment"
-            )
-        path = folder / "segments" / segment["name"] / file_name
-        columns[file_name.removesuffix(".npy")] = _read_column(path, entry)
+        column_name = file_name.removesuffix(".npy")
+        if column_name not in kind.columns:
+            raise CheckpointError(f"{manifest}: {file_name!r:.80} is not a file of a segment")
+        path = folder / "segments" / name / f"{column_name}.npy"
+        columns[column_name] = _read_column(path, entry, kind.way_out, mapped)
     return columns
 
 
-def _read_column(path: pathlib.Path, entry: dict) -> np.ndarray:
-    again = "remove the folder of the bank and build it again"
+def _read_column(path: pathlib.Path, entry: dict, way_out: str, mapped: bool) -> np.ndarray:
     try:
-        with open(path, "rb") as file:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        with open(descriptor, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
                 raise CheckpointError(
-                    f"{path}: damaged, its SHA-256 is not the one in manifest.json; {again}"
+                    f"{path}: damaged, its SHA-256 is not the one in manifest.json; {way_out}"
                 )
             size = file.tell()
             file.seek(0)
-            column = read_npy(file, size)
+            column = (map_npy if mapped else read_npy)(file, size)
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {again}") from error
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {way_out}") from error
     except (ValueError, SyntaxError) as error:
-        raise CheckpointError(f"{path}: not a plain .npy array ({error}); {again}") from error
+        raise CheckpointError(f"{path}: not a plain .npy array ({error}); {way_out}") from error
     if [list(column.shape), column.dtype.str] != [entry["shape"], entry["dtype"]]:
         raise CheckpointError(
-            f"{path}: {column.dtype} {column.shape} is not what manifest.json says; {again}"
+            f"{path}: {column.dtype} {column.shape} is not what manifest.json says; {way_out}"
         )
     return column
 
@@ -183,7 +206,7 @@ def replace_file(path: pathlib.Path, write: Callable[[io.BufferedIOBase], object
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
 def read_npy(file: io.BufferedIOBase, size: int) -> np.ndarray:
@@ -192,14 +215,27 @@ def read_npy(file: io.BufferedIOBase, size: int) -> np.ndarray:
     Raises:
       ValueError: not such a file.
     """
+    shape, dtype = _plain_header(file, size)
+    content = bytearray(file.read(size - file.tell()))
+    return np.frombuffer(content, dtype).reshape(shape)
+
+
+def map_npy(file: io.BufferedIOBase, size: int) -> np.ndarray:
+    """As `read_npy`, but read-only and read from the file when used; it stays readable when the file is removed."""
+    shape, dtype = _plain_header(file, size)
+    if size == file.tell():  # nothing to map
+        return np.zeros(shape, dtype)
+    return np.memmap(file, dtype, "r", file.tell(), shape)
+
+
+def _plain_header(file: io.BufferedIOBase, size: int) -> tuple[tuple[int, ...], np.dtype]:
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("not a version 1.0 .npy file")
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
     count = int(np.prod(shape, dtype=object))  # Python integers: a lying shape must not wrap around
     if dtype.hasobject or fortran_order or count * dtype.itemsize != size - file.tell():
         raise ValueError(f"its header says {dtype} {shape}, which {size} bytes cannot be")
-    content = bytearray(file.read(count * dtype.itemsize))
-    return np.frombuffer(content, dtype).reshape(shape)
+    return shape, dtype
 
 
 def make_folder(folder: pathlib.Path) -> None:
@@ -208,10 +244,11 @@ def make_folder(folder: pathlib.Path) -> None:
         return
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _flush_folder(folder.parent)
+    flush_folder(folder.parent)
 
 
-def _flush_folder(folder: pathlib.Path) -> None:
+def flush_folder(folder: pathlib.Path) -> None:
+    """Makes names that appeared in or left a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

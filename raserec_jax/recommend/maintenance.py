@@ -1,0 +1,121 @@
+"""What launch/update_memory.py does: a few steps on a workdir's memory, each told in words when it is done."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from raserec_jax.data.readers import read_interactions
+from raserec_jax.data.storage import PathLike
+from raserec_jax.errors import CheckpointError, ConfigError
+from raserec_jax.recommend.living import LIVE, LivingMemory
+from raserec_jax.recommend.loading import choose_method, open_workdir
+from raserec_jax.recommend.model import Model
+from raserec_jax.recommend.updating import read_events
+from raserec_jax.store import verify_store
+from raserec_jax.store.eviction import rows_to_evict
+
+
+class Wishes(NamedTuple):
+    """Steps, in the order in which they are done; what is None, empty or False is left out.
+
+    reencode: encode all entries again, after the encoder was trained anew.
+    interactions, format: file to append, as `read_interactions`.
+    delete_users, delete_items: original ids.
+    older_than, per_user, total: as `MemoryStore.evict`.
+    compact: write the files anew.
+    verify: read every byte again.
+    stats: what the memory holds, as JSON.
+    """
+
+    reencode: bool = False
+    interactions: PathLike | None = None
+    format: str = "auto"
+    delete_users: list[str] | tuple[str, ...] = ()
+    delete_items: list[str] | tuple[str, ...] = ()
+    older_than: int | float | None = None
+    per_user: int | None = None
+    total: int | None = None
+    compact: bool = False
+    verify: bool = False
+    stats: bool = False
+
+
+def maintain(workdir: PathLike, wishes: Wishes, *, dry_run: bool = False) -> Iterator[str]:
+    """Does what is wished for and yields what was done, line by line.
+
+    Args:
+      workdir: of launch/train.py.
+      dry_run: only tell; nothing is written. Steps are told as if each were the only one.
+
+    Raises:
+      ConfigError: nothing is wished for, or the workdir has no memory.
+      DataError: the interactions cannot be read or taken.
+      CheckpointError: the workdir or its memory is damaged, being written to, or cannot be written.
+    """
+    if wishes == Wishes(format=wishes.format):
+        raise ConfigError(
+            "nothing to do; give --interactions, --delete_users, --delete_items, --evict_older_than, "
+            "--keep_per_user, --keep_newest, --compact, --reencode, --verify or --stats"
+        )
+    if wishes.verify and wishes == Wishes(format=wishes.format, verify=True):
+        yield _verified(workdir)  # also of a memory that cannot be opened
+        return
+    living = _opened(workdir, reencode=wishes.reencode and not dry_run)
+    if wishes.reencode:
+        yield "all entries would be encoded again" if dry_run else "all entries were encoded again"
+    if wishes.interactions is not None:
+        yield _appended(living, wishes, dry_run)
+    if wishes.delete_users or wishes.delete_items:
+        yield living.forget(
+            wishes.delete_users, wishes.delete_items, compact=wishes.compact, dry_run=dry_run
+        ).in_words()
+    bounds = {name: getattr(wishes, name) for name in ("older_than", "per_user", "total")}
+    if any(bound is not None for bound in bounds.values()):
+        gone = len(rows_to_evict(living.present(), **bounds))
+        if not dry_run:
+            gone = living.evict(**bounds).entries
+        yield f"{gone:,} entries evicted"
+    if wishes.compact and not dry_run:
+        yield f"compacted, {living.compact():,} bytes given back"
+    if wishes.verify:
+        yield _verified(workdir)
+    if wishes.stats and (Path(workdir) / LIVE).exists():
+        yield json.dumps(living.store().stats())
+    elif wishes.stats:
+        yield "no update yet: the memory is as training left it"
+    if dry_run:
+        yield "dry run: nothing was written"
+
+
+def _opened(workdir: PathLike, reencode: bool) -> LivingMemory:
+    opened = open_workdir(workdir)
+    method = choose_method(opened)
+    if method.reader_params is not None:
+        _, opened = opened.best_reader()
+    model = Model(opened, method, None)
+    living = LivingMemory(model)
+    if reencode:
+        living.reencode()
+    elif method.scoring != "pretrain" and not living.refresh():
+        model.bank = opened.bank()
+    return living
+
+
+def _appended(living: LivingMemory, wishes: Wishes, dry_run: bool) -> str:
+    given = read_interactions(wishes.interactions, format=wishes.format)
+    users = given.user_labels[given.user_ids].tolist()
+    items = given.item_labels[given.item_ids].tolist()
+    times = [None] * len(users) if given.timestamps is None else given.timestamps.tolist()
+    columns = read_events(zip(users, items, times, strict=True), living.log)
+    return living.update_columns(*columns, dry_run=dry_run).in_words()
+
+
+def _verified(workdir: PathLike) -> str:
+    folder = Path(workdir) / LIVE
+    if not folder.exists():
+        return "nothing to verify: no update yet, the memory is as training left it"
+    problems = verify_store(folder)
+    if problems:
+        raise CheckpointError("; ".join(problems[:3]))
+    return "verified: every file is as it was written"

@@ -1,0 +1,134 @@
+"""Memory: what one version of the memory gives to recommendations; a later version is another object.
+
+Rank of a time on the device: its place among the distinct times that are known. Times that come later than all of
+them extend the list. One that falls between two gets the rank of the later one: with the eligibility `before` its
+entry may then be hidden for a moment too long, but is never seen too early.
+"""
+
+import functools
+import threading
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from raserec_jax.data.interactions import InteractionLog
+from raserec_jax.recommend.histories import Histories
+from raserec_jax.retrieval.growing import GrowingIndex
+from raserec_jax.retrieval.memory_bank import COLUMNS, MemoryBank
+from raserec_jax.retrieval.searcher import Searcher, make_searcher
+from raserec_jax.store import Snapshot
+
+
+class Memory:
+    """A bank, its index and the histories behind it; threads may share it.
+
+    Attributes:
+      bank: the entries; of a store also those that were removed.
+      alive: [rows] bool, which of them are there.
+      histories: of all users.
+      times: [times] distinct, increasing: what the ranks stand for; None if the log has none.
+    """
+
+    def __init__(
+        self,
+        settings: ConfigDict,
+        log: InteractionLog,
+        bank: MemoryBank,
+        *,
+        snapshot: Snapshot | None = None,
+        times: np.ndarray | None = None,
+        index: GrowingIndex | None = None,
+    ):
+        self._settings, self._log = settings, log
+        self.bank, self.snapshot = bank, snapshot
+        self.alive = np.ones(bank.rows, bool)
+        if snapshot is not None:
+            self.alive = snapshot.alive if snapshot.rows else np.zeros(bank.rows, bool)
+        self.histories = Histories(log, snapshot)
+        self.times = times
+        self._index: Searcher | None = index
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of_bank(cls, settings: ConfigDict, log: InteractionLog, bank: MemoryBank) -> "Memory":
+        """The memory as training left it."""
+        return cls(settings, log, bank, times=log_times(log))
+
+    @classmethod
+    def of_snapshot(
+        cls,
+        settings: ConfigDict,
+        log: InteractionLog,
+        snapshot: Snapshot,
+        before: "Memory | None" = None,
+    ) -> "Memory":
+        """A version of a store.
+
+        Args:
+          settings: `config.memory`.
+          before: the version that is being served; its index is used as far as it goes.
+        """
+        seen = before and before.snapshot
+        grown = seen is not None and seen.epoch == snapshot.epoch and seen.rows > 0
+        known = before.times if grown else log_times(log)
+        times, ranks = _ranked(known, snapshot.times, before.bank.times if grown else None)
+        columns = (snapshot.keys, snapshot.target_ids, snapshot.user_ids, snapshot.lengths, ranks)
+        if not snapshot.rows:  # a search needs a row: one that is not there
+            columns = tuple(
+                None if c is None else np.ones((1, *c.shape[1:]), c.dtype) for c in columns
+            )
+        bank = MemoryBank(*columns, version=snapshot.version)
+        index = None
+        if grown and isinstance(before._index, GrowingIndex):
+            index = before._index.following(bank, snapshot.alive)
+        return cls(settings, log, bank, snapshot=snapshot, times=times, index=index)
+
+    @functools.cached_property
+    def kept_bank(self) -> MemoryBank:
+        """The entries that are there."""
+        if self.alive.all():
+            return self.bank
+        columns = (getattr(self.bank, name) for name in COLUMNS)
+        kept = (None if column is None else column[self.alive] for column in columns)
+        return MemoryBank(*kept, version=self.bank.version)
+
+    @property
+    def entries(self) -> int:
+        """How many are there."""
+        return int(self.alive.sum())
+
+    def rank_of(self, time: int | float) -> int:
+        """Rank that a query at this time has: entries of earlier times have lower ones."""
+        return int(np.searchsorted(self.times, time))
+
+    def index(self) -> Searcher:
+        """Built when first needed."""
+        with self._lock:
+            if self._index is None:
+                settings = self._settings
+                options = {"eligibility": settings.eligibility, "top_k": settings.top_k}
+                if self.snapshot is None:
+                    self._index = make_searcher(settings.engine, self.bank, **options)
+                else:
+                    self._index = GrowingIndex(settings.engine, self.bank, self.alive, **options)
+            return self._index
+
+
+def log_times(log: InteractionLog) -> np.ndarray | None:
+    """The distinct times of a log, increasing."""
+    return None if log.timestamps is None else np.unique(log.timestamps)
+
+
+def _ranked(
+    known: np.ndarray | None, times: np.ndarray | None, before: np.ndarray | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(known times, extended; int32 rank of each of `times`); ranks that were given before stay."""
+    if times is None or known is None:
+        return known, None
+    before = np.zeros(0, np.int32) if before is None else before
+    new = times[len(before) :]
+    if len(new):
+        later = np.unique(new)
+        known = np.concatenate([known, later[later > known[-1]]])
+    ranks = np.searchsorted(known, new).astype(np.int32)
+    return known, np.concatenate([before, ranks])

@@ -1,0 +1,349 @@
+"""Torn, flipped, missing, foreign and hostile files; full disks; two writers: a clear sentence or a clean recovery."""
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import pickle
+import resource
+import shutil
+
+import numpy as np
+import pytest
+
+from raserec_jax.errors import CheckpointError, DataError
+from raserec_jax.store import Events, MemoryStore, StoreReader, reading, verify_store
+from raserec_jax.store.files import manifest_bytes
+from raserec_jax.store.layout import STORE
+from tests.store.rows import DIM, ENCODER, USERS, create, entries, events, live_entries
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A store with every kind of column; tests copy it."""
+    folder = tmp_path_factory.mktemp("sound") / "store"
+    store = create(folder)
+    for seed in range(3):
+        store.append(**entries(20, seed), events=events(9, seed), new_users={USERS + seed: "né"})
+    store.delete(users=[2, USERS], items=[3])
+    return folder
+
+
+@pytest.fixture
+def folder(sound, tmp_path):
+    return shutil.copytree(sound, tmp_path / "store")
+
+
+@contextlib.contextmanager
+def files_up_to(size):
+    """Nothing larger can be written meanwhile, which fails as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def rewrite_manifest(folder, change):
+    """Changes the manifest and signs it anew, as somebody could who wants to be believed."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    del manifest["sha256"]
+    change(manifest)
+    path.write_bytes(manifest_bytes(manifest, STORE))
+
+
+def is_one_sentence(error):
+    text = str(error.value)
+    return "\n" not in text and len(text) < 700
+
+
+def test_every_file_cut_flipped_or_gone_is_told_by_reader_and_verify(folder):
+    draw = np.random.default_rng(0)
+    files = sorted((folder / "segments").rglob("*.npy")) + [folder / "manifest.json"]
+    assert len(files) > 30
+    for number, path in enumerate(files):
+        whole = path.read_bytes()
+        flipped = bytearray(whole)
+        flipped[draw.integers(len(whole))] ^= 1 << draw.integers(8)
+        damaged = (whole[: len(whole) // 2], bytes(flipped), b"", None)[number % 4]
+        path.unlink()
+        if damaged is not None:
+            path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="damaged|cannot be read|no memory store here"):
+            StoreReader(folder)
+        assert len(verify_store(folder)) == 1
+        path.write_bytes(whole)
+    assert verify_store(folder) == []
+
+
+def test_what_is_not_of_the_store_is_ignored_by_readers_and_left_by_writers(folder):
+    (folder / "segments" / "999999").mkdir()
+    (folder / "segments" / ".unfinished-000009").mkdir()
+    (folder / "segments" / "notes.txt").write_text("mine")
+    before = live_entries(StoreReader(folder).snapshot)
+    store = MemoryStore(folder)
+    assert live_entries(store.snapshot) == before
+    store.append(**entries(1))
+    names = {path.name for path in (folder / "segments").iterdir()}
+    assert "notes.txt" in names and not names & {"999999", ".unfinished-000009"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m["segments"][0].update(name="../../outside"), "not the name of a segment"),
+        (lambda m: m["segments"][0].update(name="/etc"), "not the name of a segment"),
+        (lambda m: m["segments"][0].update(name=7), "not the name of a segment"),
+        (lambda m: m["segments"][0]["files"].update({"../x.npy": {}}), "not a file of a segment"),
+        (lambda m: m["segments"].append({"name": "000001"}), "describes no segment"),
+        (lambda m: m.update(dim=2**40), "expected|has shape"),
+        (lambda m: m.update(dim=True), "dim is True"),
+        (lambda m: m.update(version=-1), "version is -1"),
+        (lambda m: m.update(next_user_id=0), "contradicts itself"),
+        (lambda m: m.update(num_items=2), "contradicts itself"),
+        (lambda m: m.update(key_dtype="object"), "none of this release"),
+        (lambda m: m.update(time_dtype="O"), "none of this release"),
+        (lambda m: m.update(format="raserec_jax memory store 2"), "not the manifest of"),
+        (lambda m: m["segments"][0]["files"]["keys.npy"].update(shape=[10**12, DIM]), "in length"),
+        (lambda m: m["segments"][0]["files"]["times.npy"].update(dtype="|O"), "expected <i8"),
+    ],
+)
+def test_a_hostile_manifest_is_refused(folder, change, words):
+    rewrite_manifest(folder, change)
+    with pytest.raises(CheckpointError, match=words) as error:
+        StoreReader(folder)
+    assert is_one_sentence(error)
+    assert verify_store(folder)
+
+
+def test_links_out_of_the_folder_are_refused(folder, tmp_path):
+    segment = next(path for path in (folder / "segments").iterdir())
+    shutil.move(segment, tmp_path / "elsewhere")
+    segment.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="a link, expected a folder"):
+        StoreReader(folder)
+    segment.unlink()
+    shutil.move(tmp_path / "elsewhere", segment)
+    shutil.move(segment / "keys.npy", tmp_path / "keys.npy")
+    (segment / "keys.npy").symlink_to(tmp_path / "keys.npy")
+    with pytest.raises(CheckpointError, match="keys.npy: cannot be read"):
+        StoreReader(folder)
+
+
+class _Bomb:
+    def __reduce__(self):
+        return (os.mkdir, ("exploded",))
+
+
+def test_pickles_and_object_arrays_are_refused_and_not_run(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = sorted((folder / "segments").rglob("times.npy"))[0]
+    np.save(path, np.array([_Bomb()], object), allow_pickle=True)
+    for content in (path.read_bytes(), pickle.dumps(_Bomb())):
+        path.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+
+        def sign(manifest, digest=digest):
+            for segment in manifest["segments"]:
+                if segment["name"] == path.parent.name:
+                    segment["files"]["times.npy"]["sha256"] = digest
+
+        rewrite_manifest(folder, sign)
+        with pytest.raises(CheckpointError, match="not a plain .npy array|damaged") as error:
+            StoreReader(folder)
+        assert is_one_sentence(error)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_full_disk_leaves_the_store_as_it_was(folder):
+    store = MemoryStore(folder)
+    before = live_entries(store.snapshot)
+    large = entries(5000)
+    with store.writing():
+        files = sorted(folder.rglob("*"))
+    with files_up_to(20_000):
+        with pytest.raises(CheckpointError, match="cannot be written .*as before") as error:
+            store.append(**large)
+    assert is_one_sentence(error)
+    with files_up_to(100):  # not even the manifest
+        for change in (
+            store.compact,
+            lambda: store.delete(users=[1]),
+            lambda: store.evict(total=3),
+        ):
+            with pytest.raises(CheckpointError, match="cannot be written .*as before"):
+                change()
+    assert sorted({*folder.rglob("*")} - {folder / ".unfinished-manifest.json"}) == files
+    assert live_entries(store.snapshot) == live_entries(StoreReader(folder).snapshot) == before
+    assert store.verify() == []
+    store.append(**large)
+    assert len(live_entries(store.snapshot)) == len(before) + 5000
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_read_and_not_written(folder):
+    for path in (folder, folder / "segments"):
+        path.chmod(0o555)
+    try:
+        (folder / ".lock").chmod(0o444)
+        store = MemoryStore(folder)
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            store.append(**entries(1))
+    finally:
+        for path in (folder, folder / "segments"):
+            path.chmod(0o755)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_one_sentence(folder, tmp_path):
+    store = MemoryStore(folder)
+    with pytest.raises(CheckpointError, match="holds a memory already"):
+        create(folder)
+    (folder / ".lock").unlink()
+    (folder / ".lock").mkdir()
+    with pytest.raises(CheckpointError, match="cannot be written") as error:
+        store.append(**entries(1))
+    assert is_one_sentence(error)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        create(tmp_path / "file" / "store")
+    with pytest.raises(CheckpointError, match="no memory store here"):
+        StoreReader(tmp_path)
+
+
+def _hold(folder, ready, end):
+    with MemoryStore(folder).writing():
+        ready.set()
+        end.wait(60)
+
+
+def test_a_second_writer_waits_or_is_refused_and_a_dead_one_keeps_nothing(folder):
+    context = multiprocessing.get_context("spawn")
+    ready, end = context.Event(), context.Event()
+    first = context.Process(target=_hold, args=(folder, ready, end))
+    first.start()
+    assert ready.wait(60)
+    second = MemoryStore(folder, timeout_s=0.0)
+    with pytest.raises(CheckpointError, match=f"process {first.pid} is writing to it; wait"):
+        second.append(**entries(1))
+    assert StoreReader(folder).version == second.version  # readers do not mind
+    first.kill()
+    first.join()
+    assert second.append(**entries(1)) == second.version
+
+
+def test_a_writer_in_the_same_process_waits_too(folder):
+    first, second = MemoryStore(folder), MemoryStore(folder, timeout_s=0.0)
+    with first.writing():
+        with pytest.raises(CheckpointError, match="is writing to it"):
+            second.compact()
+        first.append(**entries(1))
+        first.append(**entries(1))
+    second.append(**entries(1))  # at the newest version, not over it
+    assert first.refresh() and len(live_entries(first.snapshot)) == len(
+        live_entries(second.snapshot)
+    )
+
+
+def test_another_encoder_is_refused(folder):
+    with pytest.raises(CheckpointError, match="made by encoder eeee.*reencode"):
+        StoreReader(folder, "f" * 64)
+    reader, store = StoreReader(folder, ENCODER), MemoryStore(folder)
+    alive = int(store.snapshot.alive.sum())
+    with pytest.raises(DataError, match="one per entry"):
+        store.replace_keys(np.ones((alive + 1, 5), np.float32), "f" * 64)
+    store.replace_keys(np.ones((alive, 5), np.float32), "f" * 64)
+    with pytest.raises(CheckpointError, match="made by encoder ffff"):
+        reader.refresh()
+    assert StoreReader(folder, "f" * 64).snapshot.keys.shape == (alive, 5)
+    assert reader.snapshot.dim == DIM  # what was at hand stays
+
+
+def test_a_store_of_another_log_is_not_imported(folder, tmp_path):
+    other = create(tmp_path / "other", log_fingerprint="another")
+    with pytest.raises(CheckpointError, match="log_fingerprint"):
+        other.import_from(folder)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"keys": np.full((2, DIM), np.nan)}, "keys row 0 is not finite"),
+        ({"keys": np.ones((2, DIM + 1))}, "4 dimensions but the store's have 3"),
+        ({"keys": np.array([["a"] * DIM] * 2)}, "give .rows, dim. floats"),
+        ({"target_ids": np.array([1, 10])}, r"target_ids\[1\] is 10 but the store knows 1..9"),
+        ({"target_ids": np.array([1, 0])}, r"target_ids\[1\] is 0"),
+        ({"user_ids": np.array([0, 2**40])}, r"user_ids\[1\]"),
+        ({"user_ids": np.array([0, USERS + 3])}, "user_ids"),
+        ({"lengths": np.array([1, 2, 3])}, "differ in length"),
+        ({"times": None}, "the store has times"),
+        ({"times": np.array([1.0, np.inf])}, r"times\[1\] is inf"),
+        ({"times": np.array([1.0, 2.5])}, "round it to a whole number"),
+        ({"times": np.array([1.0, 1e300])}, "beyond 2.62"),
+        ({"times": np.array(["1", "2"])}, "one number per row"),
+        ({"events": Events(np.array([1]), np.array([0]), np.array([1]))}, "event item_ids"),
+        ({"events": Events(np.array([1]), np.array([1]), None)}, "the store has times"),
+        ({"new_users": {USERS + 3: ""}}, "empty or too long"),
+        ({"new_users": {USERS + 3: "x" * 10_000_000}}, "10,000,000 characters"),
+        ({"new_users": {USERS + 3: "\ud800"}}, "not valid text"),
+        ({"new_users": {0: "me"}}, "the next one is 9"),
+        ({"replaced_rows": np.array([10**6])}, "replaced_rows"),
+    ],
+)
+def test_wrong_rows_are_refused_before_anything_changes(sound, changed, words):
+    store = MemoryStore(sound)
+    before = store.version
+    with pytest.raises(DataError, match=words) as error:
+        store.append(**(entries(2) | changed))
+    assert is_one_sentence(error)
+    assert store.version == before == StoreReader(sound).version
+
+
+def test_ids_that_are_paths_are_names_and_nothing_else(folder, tmp_path):
+    store = MemoryStore(folder)
+    outside = sorted(path for path in tmp_path.rglob("*") if folder not in path.parents)
+    name = "../../../etc/passwd\0\n"
+    store.append(**entries(1), new_users={store.snapshot.next_user_id: name})
+    assert name in StoreReader(folder).snapshot.user_ids_by_label
+    store.compact()
+    assert name in StoreReader(folder).snapshot.user_ids_by_label
+    assert outside == sorted(path for path in tmp_path.rglob("*") if folder not in path.parents)
+
+
+def test_a_reader_outlives_a_compaction_that_removes_its_files(folder):
+    reader, store = StoreReader(folder), MemoryStore(folder)
+    old = reader.snapshot
+    before = live_entries(old)
+    store.compact()
+    store.delete(users=range(USERS))
+    store.compact()
+    assert live_entries(old) == before
+    assert reader.refresh() and live_entries(reader.snapshot) == live_entries(store.snapshot)
+
+
+def test_a_compaction_between_manifest_and_files_is_read_again(folder, monkeypatch):
+    store, calls = MemoryStore(folder), []
+    read = reading.read_segment
+
+    def late(*arguments, **options):
+        if not calls:
+            calls.append(1)
+            store.compact()
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(reading, "read_segment", late)
+    reader = StoreReader(folder)
+    assert calls and live_entries(reader.snapshot) == live_entries(store.snapshot)
+
+
+def test_bfloat16_keys_are_rounded_once_and_stay(tmp_path):
+    store = create(tmp_path / "store", key_dtype="bfloat16")
+    given = entries(9)
+    store.append(**given)
+    store.append(**entries(2, seed=1))
+    store.compact()
+    keys = StoreReader(tmp_path / "store").snapshot.keys
+    assert str(keys.dtype) == "bfloat16"
+    np.testing.assert_array_equal(keys[:9], given["keys"].astype(keys.dtype))
