@@ -173,8 +173,8 @@ def _cross_entropy_bwd(
         probabilities = jnp.exp(_logits(query, rows, matmul_dtype) - log_norm[:, None])
         # [dim, chunk]: this way round the small side is transposed, not the block of probabilities.
         grad_rows = einsum("bd,bi->di", scaled, probabilities, matmul_dtype)
-        # The barrier keeps XLA from turning the product round to save this transpose.
         own = einsum("bi,id->bd", probabilities, rows, matmul_dtype)
+        # The barrier keeps XLA from turning that product round to save the transpose.
         return own, jax.lax.optimization_barrier(grad_rows).T
 
     def step(at, carry):
