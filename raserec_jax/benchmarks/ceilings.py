@@ -1,16 +1,17 @@
-"""What this device gives, measured in this process: product rates by shape, memory bandwidth, exponentials.
+"""What this device gives, measured in this process: product and comparison rates by shape, bandwidth, exponentials.
 
 Probes run between the contestants of a measurement, so what else happens on the machine hits both; the best rate that
 was seen counts. Each probe loops inside one device call for some tens of milliseconds.
 """
 
+import math
 import time
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from raserec_jax.benchmarks.counting import FLOAT_BYTES, Product, Work
+from raserec_jax.benchmarks.counting import FLOAT_BYTES, Comparisons, Product, Work
 
 SQUARE = 2048
 PROBE_S = 0.03
@@ -19,7 +20,7 @@ _CACHE_MIB = 256  # larger than any cache of a CPU
 
 
 class Ceilings:
-    """Best rates so far: FLOP/s by shape of the product, bytes/s, exponentials/s.
+    """Best rates so far: FLOP/s by shape of the product, comparisons/s by shape, bytes/s, exponentials/s.
 
     Attributes:
       rates: (kind, shape) -> work per second.
@@ -36,6 +37,7 @@ class Ceilings:
     def probe(self, work: Work) -> None:
         """Measures once more what bounds `work`."""
         kinds = [("product", one.shape) for one in (*work.products, *work.recomputed) if one.times]
+        kinds += [("comparisons", (one.rows, one.columns)) for one in work.comparisons]
         kinds += [self._of_square()]
         kinds += [("bytes", ())] * (work.bytes > 0) + [("exps", ())] * (work.exps > 0)
         for kind in dict.fromkeys(kinds):
@@ -44,6 +46,13 @@ class Ceilings:
     def product_seconds(self, products: tuple[Product, ...]) -> float:
         """How long these take at the best rates of their own shapes."""
         return sum(one.flops / self.rates["product", one.shape] for one in products if one.times)
+
+    def comparison_seconds(self, comparisons: tuple[Comparisons, ...]) -> float:
+        """The same for comparisons of scores."""
+        seconds = 0.0
+        for one in comparisons:
+            seconds += one.count / self.rates["comparisons", (one.rows, one.columns)]
+        return seconds
 
     def square_rate(self) -> float:
         """FLOP/s of a large square product."""
@@ -78,6 +87,12 @@ class Ceilings:
             run = _exact_products if exact else _products
             arrays = (jnp.full((batch, m, k), 0.5), jnp.full((batch, k, n), 0.5))
             work = 2.0 * batch * m * k * n
+        elif name == "comparisons":
+            run, arrays, work = (
+                _comparisons,
+                (jnp.zeros(shape), jnp.ones(shape[0])),
+                math.prod(shape),
+            )
         elif name == "exps":
             run, arrays, work = _exponentials, (jnp.linspace(-2.0, 0.0, _EXP_COUNT),), _EXP_COUNT
         else:
@@ -110,6 +125,17 @@ _products, _exact_products = _looped(None), _looped(lax.Precision.HIGHEST)
 @jax.jit
 def _exponentials(count, values):
     return lax.fori_loop(0, count, lambda _, x: jnp.exp(x) - 1.5, values)
+
+
+@jax.jit
+def _comparisons(count, scores, thresholds):
+    """Per row, how many are not below its threshold; each round's thresholds depend on the counts before."""
+
+    def one(_, thresholds):
+        above = jnp.sum(~(scores < thresholds[:, None]), axis=1, dtype=jnp.int32)
+        return thresholds + 1e-30 * above.astype(jnp.float32)
+
+    return lax.fori_loop(0, count, one, thresholds)
 
 
 @jax.jit

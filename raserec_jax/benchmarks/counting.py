@@ -9,7 +9,7 @@
 | sampled softmax, N negatives | 3 B d N | 2 B N | 6 d for each row touched: it and two moments, read and written |
 | Adam on p parameters | | | 8 p values: parameter, gradient, two moments |
 | exact search, Q queries, M rows | Q d M | | keys once per chunk of queries |
-| ranks, U users, V items | U d V, twice if the catalogue takes several chunks | | U V scores written and read |
+| ranks, U users, V items | U d V, twice if the catalogue takes several chunks | | scores compared once, in a pass |
 | memory reader, B queries, K memories | below | B heads K x 4 | memories gathered: 2 B K d |
 
 The last block of a pass works on the places that are read only, behind its attention. LayerNorm, dropout, gathers and
@@ -41,15 +41,28 @@ class Product(NamedTuple):
         return self.batch, self.m, self.k, self.n, self.exact
 
 
+class Comparisons(NamedTuple):
+    """`times` passes over scores [rows, columns] that count, row by row, those not below a threshold."""
+
+    rows: int
+    columns: int
+    times: float = 1.0
+
+    @property
+    def count(self) -> float:
+        return self.rows * self.columns * self.times
+
+
 class Work(NamedTuple):
     """products: that any implementation must do.  recomputed: done again to save memory.  exps: exponentials.
-    bytes: that must come from or go to memory.
+    bytes: that must come from or go to memory.  comparisons: of scores, behind the products that made them.
     """
 
     products: tuple[Product, ...] = ()
     recomputed: tuple[Product, ...] = ()
     exps: float = 0.0
     bytes: float = 0.0
+    comparisons: tuple[Comparisons, ...] = ()
 
     @property
     def flops(self) -> float:
@@ -58,11 +71,15 @@ class Work(NamedTuple):
     def times(self, factor: int | float) -> "Work":
         """So many times this work."""
 
-        def more(products):
-            return tuple(one._replace(times=one.times * factor) for one in products)
+        def more(many):
+            return tuple(one._replace(times=one.times * factor) for one in many)
 
         return Work(
-            more(self.products), more(self.recomputed), self.exps * factor, self.bytes * factor
+            more(self.products),
+            more(self.recomputed),
+            self.exps * factor,
+            self.bytes * factor,
+            more(self.comparisons),
         )
 
 
@@ -73,6 +90,7 @@ def total(works: Sequence[Work]) -> Work:
         tuple(one for work in works for one in work.recomputed),
         sum(work.exps for work in works),
         sum(work.bytes for work in works),
+        tuple(one for work in works for one in work.comparisons),
     )
 
 
@@ -148,9 +166,9 @@ def rank_work(*, users: int, items: int, dim: int, user_chunk: int, item_chunk: 
     """The rank of every user's target, counted."""
     passes = 1 if items + 1 <= item_chunk else 2
     width, user_chunk = min(items, item_chunk), min(users, user_chunk)
-    times = passes * (users / user_chunk) * (items / width)
-    scores = 2.0 * passes * users * items * FLOAT_BYTES
-    return Work((Product(user_chunk, dim, width, times, exact=True),), bytes=scores)
+    times = (users / user_chunk) * (items / width)
+    product = Product(user_chunk, dim, width, passes * times, exact=True)
+    return Work((product,), comparisons=(Comparisons(user_chunk, width, times),))
 
 
 def reader_work(

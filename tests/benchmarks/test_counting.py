@@ -3,6 +3,7 @@
 import pytest
 
 from raserec_jax.benchmarks.counting import (
+    Comparisons,
     Product,
     Work,
     adam_work,
@@ -65,7 +66,9 @@ def test_search(tile):
 def test_ranks_take_their_products_twice_only_in_several_chunks():
     common = {"users": 6, "dim": 4, "user_chunk": 2}
     assert rank_work(items=9, item_chunk=10, **common).flops == 2 * 6 * 9 * 4
-    assert rank_work(items=10, item_chunk=10, **common).flops == 2 * (2 * 6 * 10 * 4)
+    twice = rank_work(items=10, item_chunk=10, **common)
+    assert twice.flops == 2 * (2 * 6 * 10 * 4)
+    assert [(one.rows, one.columns, one.count) for one in twice.comparisons] == [(2, 10, 60)]
 
 
 def test_reader():
@@ -76,8 +79,13 @@ def test_reader():
 
 
 def test_sums_and_multiples():
-    one = Work((Product(1, 1, 1),), (Product(1, 1, 2),), exps=3, bytes=5)
+    one = Work((Product(1, 1, 1),), (Product(1, 1, 2),), 3, 5, (Comparisons(2, 3),))
     assert one.times(4).flops == 8
     assert total([one, one.times(4)]) == Work(
-        (Product(1, 1, 1), Product(1, 1, 1, 4)), (Product(1, 1, 2), Product(1, 1, 2, 4)), 15, 25
+        (Product(1, 1, 1), Product(1, 1, 1, 4)),
+        (Product(1, 1, 2), Product(1, 1, 2, 4)),
+        15,
+        25,
+        (Comparisons(2, 3), Comparisons(2, 3, 4)),
     )
+    assert one.times(4).comparisons[0].count == 24
