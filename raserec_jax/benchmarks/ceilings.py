@@ -1,17 +1,17 @@
-"""What this device gives, measured in this process: product and comparison rates by shape, bandwidth, exponentials.
+"""What this device gives, measured in this process: rates of products and passes by shape, bandwidth, exponentials.
 
 Probes run between the contestants of a measurement, so what else happens on the machine hits both; the best rate that
 was seen counts. Each probe loops inside one device call for some tens of milliseconds.
 """
 
-import math
 import time
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from raserec_jax.benchmarks.counting import FLOAT_BYTES, Comparisons, Product, Work
+from raserec_jax.benchmarks.counting import FLOAT_BYTES, Pass, Product, Work
+from raserec_jax.models.layers import exact_gelu
 
 SQUARE = 2048
 PROBE_S = 0.03
@@ -20,7 +20,7 @@ _CACHE_MIB = 256  # larger than any cache of a CPU
 
 
 class Ceilings:
-    """Best rates so far: FLOP/s by shape of the product, comparisons/s by shape, bytes/s, exponentials/s.
+    """Best rates so far: FLOP/s by shape of the product, entries/s by pass and shape, bytes/s, exponentials/s.
 
     Attributes:
       rates: (kind, shape) -> work per second.
@@ -37,7 +37,7 @@ class Ceilings:
     def probe(self, work: Work) -> None:
         """Measures once more what bounds `work`."""
         kinds = [("product", one.shape) for one in (*work.products, *work.recomputed) if one.times]
-        kinds += [("comparisons", (one.rows, one.columns)) for one in work.comparisons]
+        kinds += [("pass", one.shape) for one in work.passes]
         kinds += [self._of_square()]
         kinds += [("bytes", ())] * (work.bytes > 0) + [("exps", ())] * (work.exps > 0)
         for kind in dict.fromkeys(kinds):
@@ -47,12 +47,9 @@ class Ceilings:
         """How long these take at the best rates of their own shapes."""
         return sum(one.flops / self.rates["product", one.shape] for one in products if one.times)
 
-    def comparison_seconds(self, comparisons: tuple[Comparisons, ...]) -> float:
-        """The same for comparisons of scores."""
-        seconds = 0.0
-        for one in comparisons:
-            seconds += one.count / self.rates["comparisons", (one.rows, one.columns)]
-        return seconds
+    def pass_seconds(self, passes: tuple[Pass, ...]) -> float:
+        """The same for passes between products."""
+        return sum((one.count / self.rates["pass", one.shape] for one in passes), start=0.0)
 
     def square_rate(self) -> float:
         """FLOP/s of a large square product."""
@@ -87,12 +84,11 @@ class Ceilings:
             run = _exact_products if exact else _products
             arrays = (jnp.full((batch, m, k), 0.5), jnp.full((batch, k, n), 0.5))
             work = 2.0 * batch * m * k * n
-        elif name == "comparisons":
-            run, arrays, work = (
-                _comparisons,
-                (jnp.zeros(shape), jnp.ones(shape[0])),
-                math.prod(shape),
-            )
+        elif name == "pass":
+            what, rows, columns = shape
+            run, work = _PASSES[what], rows * columns
+            values = jnp.broadcast_to(jnp.linspace(-2.0, 2.0, columns), (rows, columns))
+            arrays = (values, jnp.ones(rows)) if what == "compare" else (values,)
         elif name == "exps":
             run, arrays, work = _exponentials, (jnp.linspace(-2.0, 0.0, _EXP_COUNT),), _EXP_COUNT
         else:
@@ -136,6 +132,25 @@ def _comparisons(count, scores, thresholds):
         return thresholds + 1e-30 * above.astype(jnp.float32)
 
     return lax.fori_loop(0, count, one, thresholds)
+
+
+def _repeated(one):
+    """The same pass again and again, each over what the one before made."""
+    return jax.jit(lambda count, values: lax.fori_loop(0, count, lambda _, x: one(x), values))
+
+
+def _layer_norm(x):
+    mean = jnp.mean(x, axis=1, keepdims=True)
+    spread = jnp.mean(x * x, axis=1, keepdims=True) - mean * mean
+    return (x - mean) * lax.rsqrt(spread + 1e-6)
+
+
+_PASSES = {
+    "compare": _comparisons,
+    "softmax": _repeated(lambda x: jax.nn.softmax(x, axis=1)),
+    "gelu": _repeated(lambda x: exact_gelu(x) + 0.1),
+    "layer_norm": _repeated(_layer_norm),
+}
 
 
 @jax.jit

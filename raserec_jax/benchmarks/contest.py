@@ -46,8 +46,8 @@ class Line(NamedTuple):
     cores: CPU seconds by seconds of the fastest run.
     flops, bytes, exps: counted for one run.  product_share: of the rate of products of these shapes; with_recomputed:
     the same with what is computed again; square_share: of a large square product's rate; bytes_share, exps_share: of
-    bandwidth and exponentials; compares_share: of comparisons of these shapes.  together: products, exponentials and
-    comparisons (the same units do them) or bytes, the larger.
+    bandwidth and exponentials; passes_share: of such passes at these shapes.  together: products and passes, or where
+    none are counted exponentials (the same units do them), or bytes, the larger.
     bound: in words.  temp_bytes, peak_bytes: of the program; of the process while the row was measured.
     curve, x: the curve that this is a point of, and where.  whole_s: seconds for all there is (an epoch, a test).
     """
@@ -80,7 +80,7 @@ class Line(NamedTuple):
     curve: str = ""
     x: float | None = None
     whole_s: float | None = None
-    compares_share: float | None = None
+    passes_share: float | None = None
 
 
 class Timing(NamedTuple):
@@ -161,7 +161,7 @@ def with_shares(line: Line, work: Work | None, ceilings: Ceilings) -> Line:
     again = ceilings.product_seconds(work.recomputed)
     exps = work.exps / rates["exps", ()] if work.exps else 0.0
     moved = work.bytes / rates["bytes", ()] if work.bytes else 0.0
-    compares = ceilings.comparison_seconds(work.comparisons)
+    passes = ceilings.pass_seconds(work.passes)
     line = line._replace(
         flops=work.flops,
         bytes=work.bytes,
@@ -171,8 +171,8 @@ def with_shares(line: Line, work: Work | None, ceilings: Ceilings) -> Line:
         square_share=work.flops / ceilings.square_rate() / seconds,
         exps_share=exps / seconds,
         bytes_share=moved / seconds,
-        compares_share=compares / seconds,
-        together=max(products + again + exps + compares, moved) / seconds,
+        passes_share=passes / seconds,
+        together=max(products + again + max(exps, passes), moved) / seconds,
     )
     return line._replace(bound=bound_words(line))
 
@@ -184,7 +184,7 @@ def bound_words(line: Line) -> str:
     others = {
         "exponentials": line.exps_share,
         "memory": line.bytes_share,
-        "comparisons": line.compares_share,
+        "passes between products": line.passes_share,
     }
     other = max(others, key=others.get)
     words = f"{other} {others[other]:.0%}"
