@@ -3,9 +3,8 @@
 Sorting is what costs: `lax.top_k` over a bank's width takes several times the matmul. So the bank is cut into
 blocks of BLOCK_ROWS rows and a query chunk is searched in three steps:
 
-1. tile by tile: matmul, eligibility as a mask, and the best score of each block and of each group of blocks (a tile
-   stays in the cache);
-2. the k best blocks: top-k over the best scores of groups of groups, then within what was chosen, level by level;
+1. tile by tile: matmul, eligibility as a mask, and the best score of each block (fused; a tile stays in the cache);
+2. the k best blocks, level by level: the best groups of groups of blocks, the best groups within these, the blocks;
 3. top-k over the rows of those k blocks, scored again.
 
 This is exact: a row outside the k best blocks has k rows before it, one in each of these; so has a block outside the
@@ -205,7 +204,7 @@ def _merge(best: tuple[Array, Array], more: tuple[Array, Array], k: int) -> tupl
 
 
 def _search_piece(piece: _Shelves, queries: Queries, k: int, rule: str) -> tuple[Array, Array]:
-    maxima = _block_maxima(piece, queries, rule)
+    maxima = _block_maxima(piece, queries, rule)  # [blocks, queries]
     blocks = _best_blocks(maxima, k)  # [queries, best blocks], ascending
     scores = _block_scores(piece, queries, blocks, rule)  # [queries, best blocks, BLOCK_ROWS]
     count = scores.shape[0]
