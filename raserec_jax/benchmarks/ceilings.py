@@ -1,4 +1,4 @@
-"""What this device gives, measured in this process: product rates by shape, memory bandwidth, exponentials.
+"""What this device gives, measured in this process: rates of products and passes by shape, bandwidth, exponentials.
 
 Probes run between the contestants of a measurement, so what else happens on the machine hits both; the best rate that
 was seen counts. Each probe loops inside one device call for some tens of milliseconds.
@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from raserec_jax.benchmarks.counting import FLOAT_BYTES, Product, Work
+from raserec_jax.benchmarks.counting import FLOAT_BYTES, Pass, Product, Work
+from raserec_jax.models.layers import exact_gelu
 
 SQUARE = 2048
 PROBE_S = 0.03
@@ -19,7 +20,7 @@ _CACHE_MIB = 256  # larger than any cache of a CPU
 
 
 class Ceilings:
-    """Best rates so far: FLOP/s by shape of the product, bytes/s, exponentials/s.
+    """Best rates so far: FLOP/s by shape of the product, entries/s by pass and shape, bytes/s, exponentials/s.
 
     Attributes:
       rates: (kind, shape) -> work per second.
@@ -36,6 +37,7 @@ class Ceilings:
     def probe(self, work: Work) -> None:
         """Measures once more what bounds `work`."""
         kinds = [("product", one.shape) for one in (*work.products, *work.recomputed) if one.times]
+        kinds += [("pass", one.shape) for one in work.passes]
         kinds += [self._of_square()]
         kinds += [("bytes", ())] * (work.bytes > 0) + [("exps", ())] * (work.exps > 0)
         for kind in dict.fromkeys(kinds):
@@ -44,6 +46,10 @@ class Ceilings:
     def product_seconds(self, products: tuple[Product, ...]) -> float:
         """How long these take at the best rates of their own shapes."""
         return sum(one.flops / self.rates["product", one.shape] for one in products if one.times)
+
+    def pass_seconds(self, passes: tuple[Pass, ...]) -> float:
+        """The same for passes between products."""
+        return sum((one.count / self.rates["pass", one.shape] for one in passes), start=0.0)
 
     def square_rate(self) -> float:
         """FLOP/s of a large square product."""
@@ -78,6 +84,11 @@ class Ceilings:
             run = _exact_products if exact else _products
             arrays = (jnp.full((batch, m, k), 0.5), jnp.full((batch, k, n), 0.5))
             work = 2.0 * batch * m * k * n
+        elif name == "pass":
+            what, rows, columns = shape
+            run, work = _PASSES[what], rows * columns
+            values = jnp.broadcast_to(jnp.linspace(-2.0, 2.0, columns), (rows, columns))
+            arrays = (values, jnp.ones(rows)) if what == "compare" else (values,)
         elif name == "exps":
             run, arrays, work = _exponentials, (jnp.linspace(-2.0, 0.0, _EXP_COUNT),), _EXP_COUNT
         else:
@@ -110,6 +121,36 @@ _products, _exact_products = _looped(None), _looped(lax.Precision.HIGHEST)
 @jax.jit
 def _exponentials(count, values):
     return lax.fori_loop(0, count, lambda _, x: jnp.exp(x) - 1.5, values)
+
+
+@jax.jit
+def _comparisons(count, scores, thresholds):
+    """Per row, how many are not below its threshold; each round's thresholds depend on the counts before."""
+
+    def one(_, thresholds):
+        above = jnp.sum(~(scores < thresholds[:, None]), axis=1, dtype=jnp.int32)
+        return thresholds + 1e-30 * above.astype(jnp.float32)
+
+    return lax.fori_loop(0, count, one, thresholds)
+
+
+def _repeated(one):
+    """The same pass again and again, each over what the one before made."""
+    return jax.jit(lambda count, values: lax.fori_loop(0, count, lambda _, x: one(x), values))
+
+
+def _layer_norm(x):
+    mean = jnp.mean(x, axis=1, keepdims=True)
+    spread = jnp.mean(x * x, axis=1, keepdims=True) - mean * mean
+    return (x - mean) * lax.rsqrt(spread + 1e-6)
+
+
+_PASSES = {
+    "compare": _comparisons,
+    "softmax": _repeated(lambda x: jax.nn.softmax(x, axis=1)),
+    "gelu": _repeated(lambda x: exact_gelu(x) + 0.1),
+    "layer_norm": _repeated(_layer_norm),
+}
 
 
 @jax.jit

@@ -46,7 +46,8 @@ class Line(NamedTuple):
     cores: CPU seconds by seconds of the fastest run.
     flops, bytes, exps: counted for one run.  product_share: of the rate of products of these shapes; with_recomputed:
     the same with what is computed again; square_share: of a large square product's rate; bytes_share, exps_share: of
-    bandwidth and exponentials.  together: products and exponentials (the same units do both) or bytes, the larger.
+    bandwidth and exponentials; passes_share: of such passes at these shapes.  together: products and passes, or where
+    none are counted exponentials (the same units do them), or bytes, the larger.
     bound: in words.  temp_bytes, peak_bytes: of the program; of the process while the row was measured.
     curve, x: the curve that this is a point of, and where.  whole_s: seconds for all there is (an epoch, a test).
     """
@@ -79,6 +80,7 @@ class Line(NamedTuple):
     curve: str = ""
     x: float | None = None
     whole_s: float | None = None
+    passes_share: float | None = None
 
 
 class Timing(NamedTuple):
@@ -159,6 +161,7 @@ def with_shares(line: Line, work: Work | None, ceilings: Ceilings) -> Line:
     again = ceilings.product_seconds(work.recomputed)
     exps = work.exps / rates["exps", ()] if work.exps else 0.0
     moved = work.bytes / rates["bytes", ()] if work.bytes else 0.0
+    passes = ceilings.pass_seconds(work.passes)
     line = line._replace(
         flops=work.flops,
         bytes=work.bytes,
@@ -168,7 +171,8 @@ def with_shares(line: Line, work: Work | None, ceilings: Ceilings) -> Line:
         square_share=work.flops / ceilings.square_rate() / seconds,
         exps_share=exps / seconds,
         bytes_share=moved / seconds,
-        together=max(products + again + exps, moved) / seconds,
+        passes_share=passes / seconds,
+        together=max(products + again + max(exps, passes), moved) / seconds,
     )
     return line._replace(bound=bound_words(line))
 
@@ -177,7 +181,11 @@ def bound_words(line: Line) -> str:
     """What the line is bound by: products, or what else and how far that bound is reached."""
     if line.product_share >= ENOUGH_OF_PRODUCTS:
         return "products"
-    others = {"exponentials": line.exps_share, "memory": line.bytes_share}
+    others = {
+        "exponentials": line.exps_share,
+        "memory": line.bytes_share,
+        "passes between products": line.passes_share,
+    }
     other = max(others, key=others.get)
     words = f"{other} {others[other]:.0%}"
     if line.with_recomputed > line.product_share:

@@ -9,7 +9,7 @@
 | sampled softmax, N negatives | 3 B d N | 2 B N | 6 d for each row touched: it and two moments, read and written |
 | Adam on p parameters | | | 8 p values: parameter, gradient, two moments |
 | exact search, Q queries, M rows | Q d M | | keys once per chunk of queries |
-| ranks, U users, V items | U d V, twice if the catalogue takes several chunks | | U V scores written and read |
+| ranks, U users, V items | U d V, twice if the catalogue takes several chunks | | scores compared once, in a pass |
 | memory reader, B queries, K memories | below | B heads K x 4 | memories gathered: 2 B K d |
 
 The last block of a pass works on the places that are read only, behind its attention. LayerNorm, dropout, gathers and
@@ -41,15 +41,37 @@ class Product(NamedTuple):
         return self.batch, self.m, self.k, self.n, self.exact
 
 
+class Pass(NamedTuple):
+    """`times` passes over [rows, columns] that come between products.
+
+    what: "compare" counts, row by row, the scores not below a threshold; "softmax" and "layer_norm" are those of the
+    rows, "gelu" of the entries.
+    """
+
+    what: str
+    rows: int
+    columns: int
+    times: float = 1.0
+
+    @property
+    def count(self) -> float:
+        return self.rows * self.columns * self.times
+
+    @property
+    def shape(self) -> tuple[str, int, int]:
+        return self.what, self.rows, self.columns
+
+
 class Work(NamedTuple):
     """products: that any implementation must do.  recomputed: done again to save memory.  exps: exponentials.
-    bytes: that must come from or go to memory.
+    bytes: that must come from or go to memory.  passes: between products; they hold exponentials that are counted too.
     """
 
     products: tuple[Product, ...] = ()
     recomputed: tuple[Product, ...] = ()
     exps: float = 0.0
     bytes: float = 0.0
+    passes: tuple[Pass, ...] = ()
 
     @property
     def flops(self) -> float:
@@ -58,11 +80,15 @@ class Work(NamedTuple):
     def times(self, factor: int | float) -> "Work":
         """So many times this work."""
 
-        def more(products):
-            return tuple(one._replace(times=one.times * factor) for one in products)
+        def more(many):
+            return tuple(one._replace(times=one.times * factor) for one in many)
 
         return Work(
-            more(self.products), more(self.recomputed), self.exps * factor, self.bytes * factor
+            more(self.products),
+            more(self.recomputed),
+            self.exps * factor,
+            self.bytes * factor,
+            more(self.passes),
         )
 
 
@@ -73,6 +99,7 @@ def total(works: Sequence[Work]) -> Work:
         tuple(one for work in works for one in work.recomputed),
         sum(work.exps for work in works),
         sum(work.bytes for work in works),
+        tuple(one for work in works for one in work.passes),
     )
 
 
@@ -87,10 +114,14 @@ def encoder_work(
     reads: int | None = None,
     backward: bool = False,
 ) -> Work:
-    """A pass over [rows, seq] places of which `reads` are returned (None: all)."""
+    """A pass over [rows, seq] places of which `reads` are returned (None: all).
+
+    Softmax, GELU and LayerNorm are given as passes forward only: backward they are other ones.
+    """
     places, head_dim = rows * seq, dim // num_heads
     factor = 3 if backward else 1
     products, exps, activations = [], 0.0, 0.0
+    between = [Pass("layer_norm", places, dim)]
     for layer in range(num_layers):
         behind = places if reads is None or layer < num_layers - 1 else reads
         products += [
@@ -101,12 +132,21 @@ def encoder_work(
             Product(places, dim, inner_dim, factor * behind / places),
             Product(places, inner_dim, dim, factor * behind / places),
         ]
+        between += [
+            Pass("softmax", places * num_heads, seq),
+            Pass("gelu", places, inner_dim, behind / places),
+            Pass("layer_norm", places, dim, 2 * behind / places),
+        ]
         exps += places * num_heads * seq + behind * inner_dim
         # query, key, value, weights; behind: sum, norm, inner twice, sum, norm
         activations += places * (3 * dim + num_heads * seq) + behind * (4 * dim + 2 * inner_dim)
     passes = 3 if backward else 1  # written; read and the gradient of it written
     return Work(
-        tuple(products), (), exps * (2 if backward else 1), FLOAT_BYTES * activations * passes
+        tuple(products),
+        (),
+        exps * (2 if backward else 1),
+        FLOAT_BYTES * activations * passes,
+        () if backward else tuple(between),
     )
 
 
@@ -148,9 +188,9 @@ def rank_work(*, users: int, items: int, dim: int, user_chunk: int, item_chunk: 
     """The rank of every user's target, counted."""
     passes = 1 if items + 1 <= item_chunk else 2
     width, user_chunk = min(items, item_chunk), min(users, user_chunk)
-    times = passes * (users / user_chunk) * (items / width)
-    scores = 2.0 * passes * users * items * FLOAT_BYTES
-    return Work((Product(user_chunk, dim, width, times, exact=True),), bytes=scores)
+    times = (users / user_chunk) * (items / width)
+    product = Product(user_chunk, dim, width, passes * times, exact=True)
+    return Work((product,), passes=(Pass("compare", user_chunk, width, times),))
 
 
 def reader_work(

@@ -14,15 +14,12 @@ from raserec_jax.benchmarks.generated import clustered_vectors
 from raserec_jax.encoding import ROWS_PER_BLOCK, encode_rows, example_encoder, example_rows
 from raserec_jax.errors import ConfigError
 from raserec_jax.retrieval.eligibility import Queries
-from raserec_jax.retrieval.exact import ExactIndex
+from raserec_jax.retrieval.exact import QUERY_CHUNK, TILE_ROWS, ExactIndex
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.scann_index import ScannIndex, import_scann
 from raserec_jax.retrieval.searcher import recall_against_exact
 from raserec_jax.training.pretraining import make_encoder
 from raserec_jax.training.remembering import build_bank, example_queries
-
-# As `ExactIndex` cuts a search on a CPU and elsewhere: shapes of the products that are probed.
-_CUT = {"cpu": (2048, 512), "other": (32_768, 2048)}
 
 
 def encoded(bench: Bench):
@@ -122,7 +119,8 @@ def _plain_search(keys, vectors, *, k):
 def exact_contestant(index: ExactIndex, queries: Queries, asked: int, top_k: int) -> Contestant:
     """Exact search of the first `asked` queries, from host to host."""
     part = Queries(*(None if column is None else np.asarray(column)[:asked] for column in queries))
-    tile, chunk = _CUT["cpu" if jax.default_backend() == "cpu" else "other"]
+    backend = "cpu" if jax.default_backend() == "cpu" else "other"
+    tile, chunk = TILE_ROWS[backend], QUERY_CHUNK[backend]
     rows, dim = index.bank.rows, index.bank.dim
     work = search_work(queries=asked, bank=rows, dim=dim, tile=tile, query_chunk=chunk)
     return Contestant("exact", lambda: index.search(part, top_k), asked, work)

@@ -49,7 +49,7 @@ def benchmark_markdown(
         "Times are of one run of each contestant, minimum and median, taken in turns; rates and shares are those of "
         "the minimum. *x ours*: time for a unit by that of the row's first line. Shares: of the rate at products of "
         "the same shapes, of a large square product, of exponentials, of memory bandwidth; *together*: products, "
-        "recomputed ones and exponentials, or bytes, whichever is more.",
+        "recomputed ones and what lies between them (passes or exponentials), or bytes, whichever is more.",
         "",
         f"| {' | '.join(_HEADS)} |",
         "|---" * len(_HEADS) + "|",

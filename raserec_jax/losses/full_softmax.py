@@ -1,7 +1,7 @@
 """Cross-entropy over the whole catalogue, streamed: never all logits at once, forward or backward."""
 
 import functools
-import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,50 +68,74 @@ SAFE_LOGIT = 60.0
 """Logits within +-60 are exponentiated as they are: neither exp nor a sum over any catalogue leaves float32."""
 
 
-def _chunks(
-    item_table: Array, chunk_items: int, include_padding_class: bool
-) -> tuple[Array, Array]:
-    """The rows that are classes: as many full chunks as there are, [chunks, chunk, dim], and the rest, [rest, dim]."""
-    classes = item_table if include_padding_class else item_table[1:]
-    rows, dim = classes.shape
-    chunk = min(chunk_items, rows)
-    full = rows // chunk
-    return classes[: full * chunk].reshape(full, chunk, dim), classes[full * chunk :]
+class _Chunks(NamedTuple):
+    """The classes of a table as `full` chunks of `rows` from row `first` on, and a rest from row `rest` on.
+
+    Each is sliced where it is used: chunks stacked beforehand would be a copy of the table.
+    """
+
+    table: Array
+    first: int
+    rows: int
+    full: int
+
+    @property
+    def rest(self) -> int:
+        return self.first + self.full * self.rows
+
+    def start(self, at: Array) -> Array:
+        return self.first + at * self.rows
+
+    def of(self, at: Array) -> Array:
+        return jax.lax.dynamic_slice_in_dim(self.table, self.start(at), self.rows)
+
+    def walk(self, step, start):
+        """step(at, carry) over all full chunks."""
+        return jax.lax.fori_loop(0, self.full, step, start)
 
 
-def _log_norm(
-    query: Array, chunks: Array, rest: Array, item_table: Array, matmul_dtype: str
-) -> Array:
+def _chunks(item_table: Array, chunk_items: int, include_padding_class: bool) -> _Chunks:
+    first = 0 if include_padding_class else 1
+    classes = item_table.shape[0] - first
+    chunk = min(chunk_items, classes)
+    return _Chunks(item_table, first, chunk, classes // chunk)
+
+
+def _log_norm(query: Array, chunks: _Chunks, matmul_dtype: str) -> Array:
     """log sum exp of each row's logits.
 
     By Cauchy and Schwarz no logit is above |query| |item|. While that is small, as it is in a healthy run, the streamed
     maximum is not needed, which takes as long as the exponentials on a CPU; otherwise it is.
     """
-    norms = (jnp.max(jnp.sum(x * x, axis=1)) for x in (query, item_table))
-    bound = jnp.sqrt(math.prod(norms))
+    rest = chunks.table[chunks.rest :]
+
+    def largest(rows):
+        return jnp.max(jnp.sum(rows * rows, axis=1), initial=0.0)
+
+    def widest(at, norm):
+        return jnp.maximum(norm, largest(chunks.of(at)))
+
+    bound = jnp.sqrt(largest(query) * chunks.walk(widest, largest(rest)))
 
     def plain():
-        def summed(chunk):  # a product with ones: the quickest sum on a CPU
-            return jnp.exp(_logits(query, chunk, matmul_dtype)) @ jnp.ones(
-                chunk.shape[0], query.dtype
-            )
+        def summed(rows):  # a product with ones: the quickest sum on a CPU
+            exps = jnp.exp(_logits(query, rows, matmul_dtype))
+            return exps @ jnp.ones(rows.shape[0], query.dtype)
 
-        def step(total, chunk):
-            return total + summed(chunk), None
-
-        return jnp.log(jax.lax.scan(step, summed(rest), chunks)[0])
+        return jnp.log(chunks.walk(lambda at, total: total + summed(chunks.of(at)), summed(rest)))
 
     def shifted():
-        def step(carry, chunk):
+        def add(carry, rows):
             top, total = carry
-            logits = _logits(query, chunk, matmul_dtype)
+            logits = _logits(query, rows, matmul_dtype)
             new_top = jnp.maximum(top, jnp.max(logits, axis=1, initial=-1e30))
             kept = total * jnp.exp(top - new_top)
-            return (new_top, kept + jnp.sum(jnp.exp(logits - new_top[:, None]), axis=1)), None
+            return new_top, kept + jnp.sum(jnp.exp(logits - new_top[:, None]), axis=1)
 
         # A finite start: a rest without any row must not give inf - inf.
         start = (jnp.full(query.shape[0], -1e30, query.dtype), jnp.zeros_like(query[:, 0]))
-        top, total = jax.lax.scan(step, step(start, rest)[0], chunks)[0]
+        start = add(start, rest)
+        top, total = chunks.walk(lambda at, carry: add(carry, chunks.of(at)), start)
         return top + jnp.log(total)
 
     return jax.lax.cond(bound <= SAFE_LOGIT, plain, shifted)
@@ -133,8 +157,8 @@ def _cross_entropy(
 def _cross_entropy_fwd(
     query, item_table, target_ids, include_padding_class, chunk_items, table_gradient, matmul_dtype
 ):
-    chunks, rest = _chunks(item_table, chunk_items, include_padding_class)
-    log_norm = _log_norm(query, chunks, rest, item_table, matmul_dtype)
+    chunks = _chunks(item_table, chunk_items, include_padding_class)
+    log_norm = _log_norm(query, chunks, matmul_dtype)
     target_logits = jnp.sum(query * item_table[target_ids], axis=1)
     return log_norm - target_logits, (query, item_table, target_ids, log_norm)
 
@@ -145,26 +169,29 @@ def _cross_entropy_bwd(
     query, item_table, target_ids, log_norm = residuals
     scaled = query * cotangent[:, None]
 
-    def gradients(chunk):
-        probabilities = jnp.exp(_logits(query, chunk, matmul_dtype) - log_norm[:, None])
+    def gradients(rows):
+        probabilities = jnp.exp(_logits(query, rows, matmul_dtype) - log_norm[:, None])
         # [dim, chunk]: this way round the small side is transposed, not the block of probabilities.
-        grad_chunk = einsum("bd,bi->di", scaled, probabilities, matmul_dtype)
-        return einsum("bi,id->bd", probabilities, chunk, matmul_dtype), grad_chunk
+        grad_rows = einsum("bd,bi->di", scaled, probabilities, matmul_dtype)
+        own = einsum("bi,id->bd", probabilities, rows, matmul_dtype)
+        # The barrier keeps XLA from turning that product round to save the transpose.
+        return own, jax.lax.optimization_barrier(grad_rows).T
 
-    def step(grad_query, chunk):
-        own, grad_chunk = gradients(chunk)
-        return grad_query + own, grad_chunk
+    def step(at, carry):
+        grad_query, grad_table = carry
+        own, grad_rows = gradients(chunks.of(at))
+        # In place: a stack of the chunks' gradients would be a second table.
+        grad_table = jax.lax.dynamic_update_slice_in_dim(
+            grad_table, grad_rows, chunks.start(at), axis=0
+        )
+        return grad_query + own, grad_table
 
-    chunks, rest = _chunks(item_table, chunk_items, include_padding_class)
-    grad_query, grad_rest = gradients(rest)
-    grad_query, grad_chunks = jax.lax.scan(step, grad_query, chunks)
+    chunks = _chunks(item_table, chunk_items, include_padding_class)
+    grad_query, grad_rest = gradients(item_table[chunks.rest :])
+    grad_table = jnp.zeros_like(item_table).at[chunks.rest :].set(grad_rest)
+    grad_query, grad_table = chunks.walk(step, (grad_query, grad_table))
     grad_query = (grad_query - item_table[target_ids]) * cotangent[:, None]
-    dim = item_table.shape[1]
-    parts = [grad_chunks.transpose(0, 2, 1).reshape(-1, dim), grad_rest.T]
-    if not include_padding_class:
-        parts = [jnp.zeros((1, dim), item_table.dtype), *parts]
-    grad_table = add_rows(jnp.concatenate(parts), target_ids, -scaled, table_gradient)
-    return grad_query, grad_table, None
+    return grad_query, add_rows(grad_table, target_ids, -scaled, table_gradient), None
 
 
 _cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)

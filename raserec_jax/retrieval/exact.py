@@ -4,11 +4,12 @@ Sorting is what costs: `lax.top_k` over a bank's width takes several times the m
 blocks of BLOCK_ROWS rows and a query chunk is searched in three steps:
 
 1. tile by tile: matmul, eligibility as a mask, and the best score of each block (fused; a tile stays in the cache);
-2. top-k over the blocks' best scores, itself in two levels;
+2. the k best blocks, level by level: the best groups of groups of blocks, the best groups within these, the blocks;
 3. top-k over the rows of those k blocks, scored again.
 
-This is exact: a row outside the k best blocks has k rows before it, one in each of these. Blocks hold rows that
-follow one another and every top-k prefers the lower index, so rows of equal score come in the order of the bank.
+This is exact: a row outside the k best blocks has k rows before it, one in each of these; so has a block outside the
+k best groups. Blocks hold rows that follow one another and every top-k prefers the lower index, so rows of equal score
+come in the order of the bank.
 Memory is query_chunk * bank_chunk / BLOCK_ROWS scores and one tile, never [queries, bank].
 
 The keys of a bfloat16 bank stay in bfloat16, at half the bytes: a tile is widened when it is scored, so products and
@@ -36,10 +37,13 @@ from raserec_jax.retrieval.retrieved import Retrieved, masked
 
 BLOCK_ROWS = 16
 GROUP_BLOCKS = 16
-# Rows per tile and queries per chunk: on a CPU, scores of a tile that fit its cache; elsewhere, few large calls.
-_TILE_ROWS = {"cpu": 2048, "other": 32_768}
-_QUERY_CHUNK = {"cpu": 512, "other": 2048}
+# Rows per tile and queries per chunk: on a CPU, scores of a tile (1 MiB) that stay in the second-level cache;
+# elsewhere, few large calls.
+TILE_ROWS = {"cpu": 512, "other": 32_768}
+QUERY_CHUNK = {"cpu": 512, "other": 2048}
 _BANK_CHUNK = 2**20
+# Chunks of queries in one device call.
+_CALL_CHUNKS = 16
 _SMALLEST_CHUNK = 8
 _ROW_COLUMNS = ("user_ids", "lengths", "times", "exists", "scales")
 
@@ -101,9 +105,9 @@ class ExactIndex:
         backend = "cpu" if jax.default_backend() == "cpu" else "other"
         self.bank = bank
         self.eligibility = eligibility
-        self._query_chunk = query_chunk or _QUERY_CHUNK[backend]
+        self._query_chunk = query_chunk or QUERY_CHUNK[backend]
         self._shelves = jax.block_until_ready(
-            _shelve(bank, tile_rows or _TILE_ROWS[backend], bank_chunk)
+            _shelve(bank, tile_rows or TILE_ROWS[backend], bank_chunk)
         )
         self.build_s = time.perf_counter() - start
 
@@ -138,9 +142,17 @@ class ExactIndex:
         count = len(queries.vectors)
         queries = queries._replace(vectors=unit_rows(queries.vectors))
         chunk = _chunk_size(count, self._query_chunk)
+        step = chunk * (1 if count <= chunk else _CALL_CHUNKS)
         found = [
-            search_chunk(self._shelves, _padded(queries, start, chunk), k=k, rule=self.eligibility)
-            for start in range(0, count, chunk)
+            search_chunks(
+                self._shelves,
+                _padded(queries, start, step),
+                min(step, count - start),
+                chunk=chunk,
+                k=k,
+                rule=self.eligibility,
+            )
+            for start in range(0, count, step)
         ]
         if not found:
             found = [(np.zeros((0, k), np.float32), np.zeros((0, k), np.int32))]
@@ -157,6 +169,26 @@ def unit_rows(vectors: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows
     scaled = vectors / np.where(largest > 0, largest, 1)
     lengths = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
     return scaled / np.where(lengths > 0, lengths, 1)
+
+
+@functools.partial(jax.jit, static_argnames=("chunk", "k", "rule"))
+def search_chunks(
+    shelves: _Shelves, queries: Queries, count: int | Array, *, chunk: int, k: int, rule: str
+) -> tuple[Float[Array, "queries top_k"], Int[Array, "queries top_k"]]:
+    """`search_chunk` of the first `count` queries, `chunk` at a time; a multiple of it are given. One call for many
+    chunks makes the scores' memory once: page faults of a call's own took a tenth of a large search on a CPU."""
+    size = queries.vectors.shape[0]
+    chunks = jax.tree.map(lambda column: column.reshape(-1, chunk, *column.shape[1:]), queries)
+
+    def step(at, found):
+        part = jax.tree.map(lambda column: column[at], chunks)
+        best = search_chunk(shelves, part, k=k, rule=rule)
+        return tuple(all_.at[at].set(one) for all_, one in zip(found, best, strict=True))
+
+    shape = size // chunk, chunk, k
+    nothing = jnp.zeros(shape), jnp.full(shape, NO_ROW, jnp.int32)
+    found = lax.fori_loop(0, -(-count // chunk), step, nothing)
+    return tuple(values.reshape(size, k) for values in found)
 
 
 @functools.partial(jax.jit, static_argnames=("k", "rule"))
@@ -206,32 +238,46 @@ def _block_maxima(piece: _Shelves, queries: Queries, rule: str) -> Array:
         # (measured: the whole search 3 times slower).
         best = jnp.full(scores.shape[1:], -jnp.inf)
         for row in range(BLOCK_ROWS):
-            seen = _seen(rule, tile, row, queries)
-            best = jnp.maximum(best, jnp.where(seen, scores[row], -jnp.inf))
-        return None, best
+            best = _larger(best, jnp.where(_seen(rule, tile, row, queries), scores[row], -jnp.inf))
+        return None, _without_negative_zero(best)
 
     tiles = piece._replace(block_keys=None, first_rows=None)
     maxima = lax.scan(step, None, tiles)[1]  # [tiles, tile blocks, queries]
-    return _without_negative_zero(maxima.reshape(-1, maxima.shape[-1]))
+    return maxima.reshape(-1, maxima.shape[-1])
+
+
+def _group_maxima(values: Array) -> Array:
+    """[many, queries] -> [many / GROUP_BLOCKS, queries]."""
+    values = values.reshape(-1, GROUP_BLOCKS, values.shape[-1])
+    return functools.reduce(_larger, (values[:, one] for one in range(GROUP_BLOCKS)))
+
+
+def _larger(values: Array, others: Array) -> Array:
+    """The larger of each two. No score is NaN; `jnp.maximum`, which passes NaN on, takes several instructions more."""
+    return jnp.where(others > values, others, values)
 
 
 def _best_blocks(maxima: Array, k: int) -> Array:
     """[queries, min(k, blocks)]: the blocks with the best maxima (on ties the first), in ascending order."""
-    blocks, count = maxima.shape
-    if blocks <= k:
-        return jnp.broadcast_to(jnp.arange(blocks, dtype=jnp.int32), (count, blocks))
-    by_query = maxima.T
-    groups = blocks // GROUP_BLOCKS
-    if groups <= k:
-        return jnp.sort(lax.top_k(by_query, k)[1], axis=1)
-    # The same argument one level up: the k best blocks lie in the k best groups of blocks.
-    group_maxima = maxima.reshape(groups, GROUP_BLOCKS, count).max(axis=1).T
-    best_groups = jnp.sort(lax.top_k(group_maxima, k)[1], axis=1)
-    grouped = by_query.reshape(count, groups, GROUP_BLOCKS)
-    candidates = _pick(grouped, best_groups[:, :, None])
-    slots = lax.top_k(candidates.reshape(count, -1), k)[1]
-    best = _pick(best_groups, slots // GROUP_BLOCKS) * GROUP_BLOCKS
-    return jnp.sort(best + slots % GROUP_BLOCKS, axis=1)
+    levels = [maxima]
+    while len(levels[-1]) > k * GROUP_BLOCKS:
+        missing = -len(levels[-1]) % GROUP_BLOCKS
+        padded = jnp.pad(levels[-1], ((0, missing), (0, 0)), constant_values=-jnp.inf)
+        levels.append(_group_maxima(padded))
+    members = jnp.arange(GROUP_BLOCKS, dtype=jnp.int32)
+    # From the highest level down: what is best lies in the groups that are best.
+    count = maxima.shape[1]
+    best = jnp.broadcast_to(jnp.arange(len(levels[-1]), dtype=jnp.int32), (count, len(levels[-1])))
+    for level in reversed(levels):
+        if level is not levels[-1]:
+            best = best[:, :, None] * GROUP_BLOCKS + members[None, None]
+            best = best.reshape(count, -1)
+        if best.shape[1] > k:
+            scores = level.at[best, jnp.arange(count)[:, None]].get(
+                mode="fill", fill_value=-jnp.inf
+            )
+            best = jnp.sort(_pick(best, lax.top_k(scores, k)[1]), axis=1)
+    return best
 
 
 def _block_scores(piece: _Shelves, queries: Queries, blocks: Array, rule: str) -> Array:

@@ -6,7 +6,7 @@ import pytest
 from raserec_jax.benchmarks import contest
 from raserec_jax.benchmarks.ceilings import Ceilings
 from raserec_jax.benchmarks.contest import Contestant, Line, alternate, measure, with_shares
-from raserec_jax.benchmarks.counting import Product, Work
+from raserec_jax.benchmarks.counting import Pass, Product, Work
 
 WORK = Work((Product(10, 10, 10),), (Product(10, 10, 5),), exps=200, bytes=4800)
 
@@ -22,6 +22,7 @@ class Fixed(Ceilings):
             ("product", (1, 10, 10, 5, False)): 500.0,
             ("product", (1, 8, 8, 8, False)): square,
             ("exps", ()): 1000.0,
+            ("pass", ("compare", 3, 100)): 1000.0,
             ("bytes", ()): 8000.0,
         }
 
@@ -49,6 +50,12 @@ def test_shares_of_the_ceilings():
     assert line.together == pytest.approx(0.8)
     assert line.bound == "memory 15%, recomputed products 50%; counted work in all 80%"
     assert with_shares(line._replace(seconds=2.0), WORK, Fixed()).bound == "products"
+    comparing = with_shares(
+        line, WORK._replace(passes=(Pass("compare", 3, 100),)), Fixed(square=4000.0)
+    )
+    assert comparing.passes_share == pytest.approx(0.15 / 2)  # 300 at 1,000 a second
+    # The passes take .3 s and hold the exponentials, which take .2.
+    assert comparing.together == pytest.approx(0.825)
 
 
 def test_the_first_is_what_the_others_are_compared_with(monkeypatch):
@@ -74,12 +81,18 @@ def test_the_first_is_what_the_others_are_compared_with(monkeypatch):
 
 def test_probes_measure_what_bounds_the_work():
     ceilings = Ceilings(probe_s=1e-4, stream_mib=1, square=8)
+    recomputed = (Product(4, 4, 4, exact=True),)
+    passes = tuple(Pass(what, 3, 7) for what in ("compare", "softmax", "gelu", "layer_norm"))
     for _ in range(2):
-        ceilings.probe(WORK._replace(recomputed=(Product(4, 4, 4, exact=True),)))
+        ceilings.probe(WORK._replace(recomputed=recomputed, passes=passes))
     assert set(ceilings.rates) == {
         ("product", (1, 10, 10, 10, False)),
         ("product", (1, 4, 4, 4, True)),
         ("product", (1, 8, 8, 8, False)),
+        ("pass", ("compare", 3, 7)),
+        ("pass", ("softmax", 3, 7)),
+        ("pass", ("gelu", 3, 7)),
+        ("pass", ("layer_norm", 3, 7)),
         ("exps", ()),
         ("bytes", ()),
     }

@@ -3,6 +3,7 @@
 import pytest
 
 from raserec_jax.benchmarks.counting import (
+    Pass,
     Product,
     Work,
     adam_work,
@@ -30,11 +31,16 @@ def test_encoder_layer_by_layer():
     one = encoder_work(**shape, num_layers=1)
     assert one.flops == projections + attention + behind == 1824
     assert one.exps == 6 * 2 * 3 + 6 * 8
+    counts = dict.fromkeys(("softmax", "gelu", "layer_norm"), 0.0)
+    for between in one.passes:
+        counts[between.what] += between.count
+    assert counts == {"softmax": 6 * 2 * 3, "gelu": 6 * 8, "layer_norm": 3 * 6 * 4}
     assert encoder_work(**shape, num_layers=2).flops == 2 * 1824
     # Two of six places are read: behind the attention a third of the work.
     assert encoder_work(**shape, num_layers=1, reads=2).flops == 576 + 288 + 960 / 3
     assert encoder_work(**shape, num_layers=2, reads=2).flops == 1824 + 576 + 288 + 960 / 3
     both = encoder_work(**shape, num_layers=1, backward=True)
+    assert not both.passes
     assert (both.flops, both.exps) == (3 * 1824, 2 * one.exps)
 
 
@@ -65,7 +71,9 @@ def test_search(tile):
 def test_ranks_take_their_products_twice_only_in_several_chunks():
     common = {"users": 6, "dim": 4, "user_chunk": 2}
     assert rank_work(items=9, item_chunk=10, **common).flops == 2 * 6 * 9 * 4
-    assert rank_work(items=10, item_chunk=10, **common).flops == 2 * (2 * 6 * 10 * 4)
+    twice = rank_work(items=10, item_chunk=10, **common)
+    assert twice.flops == 2 * (2 * 6 * 10 * 4)
+    assert [(one.rows, one.columns, one.count) for one in twice.passes] == [(2, 10, 60)]
 
 
 def test_reader():
@@ -76,8 +84,13 @@ def test_reader():
 
 
 def test_sums_and_multiples():
-    one = Work((Product(1, 1, 1),), (Product(1, 1, 2),), exps=3, bytes=5)
+    one = Work((Product(1, 1, 1),), (Product(1, 1, 2),), 3, 5, (Pass("gelu", 2, 3),))
     assert one.times(4).flops == 8
     assert total([one, one.times(4)]) == Work(
-        (Product(1, 1, 1), Product(1, 1, 1, 4)), (Product(1, 1, 2), Product(1, 1, 2, 4)), 15, 25
+        (Product(1, 1, 1), Product(1, 1, 1, 4)),
+        (Product(1, 1, 2), Product(1, 1, 2, 4)),
+        15,
+        25,
+        (Pass("gelu", 2, 3), Pass("gelu", 2, 3, 4)),
     )
+    assert one.times(4).passes[0].count == 24

@@ -94,8 +94,9 @@ CHUNKED = {"tile_rows": 16, "bank_chunk": 32, "query_chunk": 4}
 SIZES = [
     (7, 8, 7, RULES[:1], {}),  # all rows or all but one, in one group of blocks
     (33, 40, 7, RULES[:1], {}),  # fewer groups than top_k, more blocks
-    (97, 104, 7, RULES, {}),  # both levels
+    (97, 104, 7, RULES, {}),  # two levels
     (97, 104, 7, RULES[:1], CHUNKED),
+    (97, 104, 1, RULES[:1], {}),  # five levels, of odd sizes too
 ]
 
 
