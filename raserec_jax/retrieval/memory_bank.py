@@ -109,7 +109,7 @@ class MemoryBank:
         keys = self.keys.astype(jnp.dtype(dtype), copy=False)
         return self if keys is self.keys else dataclasses.replace(self, keys=keys)
 
-    def select(self, rows: AnyArray) -> "MemoryBank":
+    def select(self, rows: AnyArray | slice) -> "MemoryBank":
         """A bank of its own with some of the rows, in their order.
 
         Args:
