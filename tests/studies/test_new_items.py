@@ -8,7 +8,7 @@ import pytest
 from raserec_jax import presets
 from raserec_jax.errors import ConfigError
 from raserec_jax.studies.new_items import extended_table, run_new_items
-from tests.tiny_workdir import generated_log, quick_compiles, tiny_config, titles
+from tests.tiny_workdir import generated_log, quick_training, tiny_config, titles
 
 
 def test_rows_of_new_items_are_means_of_their_nearest_known_ones():
@@ -29,7 +29,7 @@ def test_the_whole_study(tmp_path):
     config.pretrain.stopping.epochs = 1
     config.semantic = presets.sra_cl().semantic
     config.semantic.update(encoder="hashing", width=16)
-    with quick_compiles():
+    with quick_training():
         summary = run_new_items(
             config, tmp_path, share=0.3, levels=(0.5, 1.0), log=log, item_text=titles(log)
         )

@@ -14,12 +14,12 @@ from raserec_jax.studies.running import ask_models, run_study, varied
 from raserec_jax.studies.study import MEMORY, STAGE_1, Study, Variant, sweep
 from raserec_jax.training.comparing import compare
 from tests.semantic.chat_server import reply, serving
-from tests.tiny_workdir import generated_log, quick_compiles, tiny_config, titles
+from tests.tiny_workdir import generated_log, quick_training, tiny_config, titles
 
 
 @pytest.fixture(autouse=True, scope="module")
 def compile_quickly():
-    with quick_compiles():
+    with quick_training():
         yield
 
 
