@@ -17,7 +17,7 @@ from raserec_jax.training import workdir as wd
 from raserec_jax.training.memory_search import MemorySearch
 from raserec_jax.training.pipeline import train
 from raserec_jax.training.state import create_state
-from tests.tiny_workdir import STAGES, generated_log, quick_compiles, tiny_config, trained
+from tests.tiny_workdir import STAGES, generated_log, quick_training, tiny_config, trained
 
 
 def truncated(path):
@@ -203,7 +203,7 @@ def test_damaged_neighbours_are_searched_again_and_results_computed_again(copy, 
     names = sorted(path.name for path in (copy / "memory").glob("neighbours_*.npz"))
     for name, damage in zip(names, DAMAGES, strict=True):
         damage(copy / "memory" / name)
-    with quick_compiles():
+    with quick_training():
         train(tiny_config(), generated_log(), copy, stages=("evaluate",))
     assert (copy / "results.json").read_bytes() == results
     said = [r.getMessage() for r in caplog.records if "searched again" in r.getMessage()]
@@ -218,7 +218,7 @@ def test_damaged_memory_of_a_finished_run_is_written_again(copy, whole, caplog):
     one_bit_flipped(copy / "memory" / "segments" / "000000" / "keys.npy")
     truncated(copy / "memory" / "neighbours_test.npz")
     assert "keys.npy: damaged" in wd.memory_damage(copy)
-    with quick_compiles():
+    with quick_training():
         train(tiny_config(), generated_log(), copy, stages=STAGES)
     said = [record.getMessage() for record in caplog.records]
     assert [sum(name in line for line in said) for name in ("keys.npy", "neighbours_test")] == [

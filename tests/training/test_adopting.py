@@ -10,7 +10,7 @@ from raserec_jax.report.results import read_json
 from raserec_jax.training import adopting
 from raserec_jax.training.pipeline import train
 from raserec_jax.training.workdir import stage_record
-from tests.tiny_workdir import STAGES, generated_log, quick_compiles, tiny_config, trained
+from tests.tiny_workdir import STAGES, generated_log, quick_training, tiny_config, trained
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def tiny_workdir(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="module")
 def compile_quickly():
-    with quick_compiles():
+    with quick_training():
         yield
 
 

@@ -18,7 +18,7 @@ from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import load_retrieved
 from raserec_jax.training.pipeline import train
 from raserec_jax.training.workdir import plain
-from tests.tiny_workdir import STAGES, generated_log, quick_compiles, tiny_config, trained
+from tests.tiny_workdir import STAGES, generated_log, quick_training, tiny_config, trained
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +30,7 @@ def tiny_workdir(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="module")
 def compile_quickly():
-    with quick_compiles():
+    with quick_training():
         yield
 
 

@@ -34,7 +34,7 @@ def test_each_seed_has_its_run(tmp_path, monkeypatch):
     config.data.interactions = str(tmp_path / "log")
     config.data.min_interactions = 1
     config.pretrain.stopping.epochs = 1
-    with tiny.quick_compiles():
+    with tiny.quick_training():
         summary = train_seeds(config, tmp_path / "runs", [3, 5], stages=("pretrain", "evaluate"))
     values = summary["rows"][0]["unfiltered"]["NDCG@20"]["values"]
     for seed, value in zip((3, 5), values, strict=True):

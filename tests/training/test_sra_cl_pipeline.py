@@ -20,7 +20,7 @@ from raserec_jax.report.results import read_json
 from raserec_jax.training import loop
 from raserec_jax.training.pipeline import train
 from raserec_jax.training.pretraining import make_encoder, make_feed, make_terms, query_ranks
-from tests.tiny_workdir import generated_log, quick_compiles, tiny_config, titles
+from tests.tiny_workdir import generated_log, quick_training, tiny_config, titles
 
 STAGES = ("semantic", "pretrain", "evaluate", "report")
 
@@ -40,7 +40,7 @@ def config_of(**changes):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder, log = tmp_path_factory.mktemp("sra") / "run", generated_log()
-    with quick_compiles():
+    with quick_training():
         train(config_of(), log, folder, item_text=titles(log), stages=STAGES)
     return folder
 
@@ -85,7 +85,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(run, tmp_path, monkeypatch):
         return finite(self, losses, first_step)
 
     monkeypatch.setattr(loop._Fit, "_finite", stop_once)
-    with quick_compiles():
+    with quick_training():
         with pytest.raises(Interrupted):
             train(config_of(), log, folder, item_text=titles(log), stages=STAGES)
         assert stopped
@@ -116,7 +116,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(run, tmp_path, monkeypatch):
 )
 def test_memory_works_over_every_way_to_pretrain(tmp_path, changes):
     log = generated_log()
-    with quick_compiles():
+    with quick_training():
         done = train(config_of(**changes), log, tmp_path / "run", item_text=titles(log))
     stages = done.results["stages"]
     for stage in ("pretrain", "finetune", "control", "mixing"):

@@ -25,13 +25,13 @@ from raserec_jax.training.state import create_state
 from raserec_jax.training.unfrozen import make_unfrozen_task, unfrozen_evaluator
 from raserec_jax.training.unfrozen_objective import slower_encoder
 from tests.small_logs import random_split
-from tests.tiny_workdir import quick_compiles, tiny_config
+from tests.tiny_workdir import quick_training, tiny_config
 from tests.training.toy_fit import Bar, Writer, quick_steps
 
 
 @pytest.fixture(autouse=True, scope="module")
 def compile_quickly():
-    with quick_compiles():
+    with quick_training():
         yield
 
 
