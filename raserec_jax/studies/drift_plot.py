@@ -45,7 +45,10 @@ def draw_drift(summary: Mapping[str, Any]) -> Figure:
     protocol, metric = _SHOWN
     values.set_title(f"{metric}, {protocol}", fontsize=10)
     changes.set_title("minus the frozen encoder, 95% interval", fontsize=10)
-    changes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    every_model = values.get_legend_handles_labels()
+    changes.legend(
+        *every_model, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5)
+    )
     return figure
 
 
