@@ -71,13 +71,15 @@ def maintain(workdir: PathLike, wishes: Wishes, *, dry_run: bool = False) -> Ite
             wishes.delete_users, wishes.delete_items, compact=wishes.compact, dry_run=dry_run
         ).in_words()
     bounds = {name: getattr(wishes, name) for name in ("older_than", "per_user", "total")}
-    if any(bound is not None for bound in bounds.values()):
+    evicting = any(bound is not None for bound in bounds.values())
+    if evicting:
         gone = len(rows_to_evict(living.present(), **bounds))
         if not dry_run:
             gone = living.evict(**bounds).entries
         yield f"{gone:,} entries evicted"
-    if wishes.compact and not dry_run:
-        yield f"compacted, {living.compact():,} bytes given back"
+    deleting = bool(wishes.delete_users or wishes.delete_items)  # which has compacted already
+    if wishes.compact and not dry_run and (evicting or not deleting):
+        yield f"compacted, {max(living.compact(), 0):,} bytes given back"
     if wishes.verify:
         yield _verified(workdir)
     if wishes.stats and (Path(workdir) / LIVE).exists():

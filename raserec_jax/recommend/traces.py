@@ -60,6 +60,7 @@ class Forgotten(NamedTuple):
         lines = [
             f"{self.users:,} users and {self.items:,} items removed from the memory: "
             f"{self.entries:,} entries, {self.events:,} events"
+            + ("; its files were written anew without them" if self.compacted else "")
         ]
         lines += [f"left: {t.path} ({t.holds}): {t.redo}" for t in self.traces]
         return "\n".join(lines)
