@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from raserec_jax.durable import flush_path
 from raserec_jax.errors import CheckpointError
 
 _STEP = re.compile(r"^\d{9}$")
@@ -257,20 +258,12 @@ def _replace(building: Path, folder: Path) -> None:
     outgoing = folder.with_name(f".outgoing-{folder.name}")
     shutil.rmtree(outgoing, ignore_errors=True)
     for path in [*building.rglob("*"), building]:
-        _flush(path)
+        flush_path(path)
     if folder.exists():
         folder.rename(outgoing)
     building.rename(folder)
-    _flush(folder.parent)
+    flush_path(folder.parent)
     shutil.rmtree(outgoing, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _clear_leftovers(root: Path) -> None:

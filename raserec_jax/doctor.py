@@ -1,6 +1,5 @@
 """What raserec_jax finds here: versions, devices, two known miscompiles tried, and what would be slow or wrong."""
 
-import importlib.metadata
 import os
 import platform
 import sys
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import raserec_jax
-from raserec_jax.platform import FUSION_FLAG, prepare_platform
+from raserec_jax.platform import FUSION_FLAG, installed_version, prepare_platform
 
 _LIBRARIES = (
     "jax",
@@ -55,7 +54,7 @@ class Diagnosis(NamedTuple):
 
 def diagnose() -> Diagnosis:
     """Looks at versions, devices and flags, and runs two small programs that some compilers get wrong."""
-    versions = {name: _version(name) for name in _LIBRARIES}
+    versions = {name: installed_version(name) for name in _LIBRARIES}
     backend = jax.default_backend()
     facts = {
         "raserec_jax": raserec_jax.__version__,
@@ -139,10 +138,3 @@ def _advice(versions: dict[str, str | None], backend: str) -> list[Finding]:
     if jax.config.jax_enable_x64:
         found.append(("note", "JAX_ENABLE_X64 is on: nothing here needs it, and it costs time"))
     return [Finding(*one) for one in found]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

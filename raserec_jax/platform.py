@@ -26,7 +26,9 @@ def prepare_platform() -> bool:
       Whether this process is safe: True if jaxlib is not affected, the flag is in force, or an
       accelerator computes; False, after a warning, if JAX's CPU backend already runs without it.
     """
-    if _jaxlib_version() != AFFECTED_JAXLIB or FUSION_FLAG in os.environ.get("XLA_FLAGS", ""):
+    if installed_version("jaxlib") != AFFECTED_JAXLIB or FUSION_FLAG in os.environ.get(
+        "XLA_FLAGS", ""
+    ):
         return True
     if _cpu_backend_runs():
         warnings.warn(
@@ -42,9 +44,10 @@ def prepare_platform() -> bool:
     return True
 
 
-def _jaxlib_version() -> str | None:
+def installed_version(name: str) -> str | None:
+    """Of a distribution, such as "orbax-checkpoint"; None if it is not installed."""
     try:
-        return importlib.metadata.version("jaxlib")
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
 

@@ -14,11 +14,12 @@ import raserec_jax
 PACKAGE = pathlib.Path(raserec_jax.__file__).parent
 
 # Anyone may use these: they import nothing of ours.
-SHARED = {"constants", "errors", "__version__"}
+SHARED = {"constants", "durable", "errors", "__version__"}
 
 # What else a part may import of ours. A part that is not named here may import all.
 ALLOWED = {
     "constants": set(),
+    "durable": set(),
     "errors": set(),
     "platform": set(),
     "data": set(),

@@ -157,7 +157,7 @@ def test_unknown_name_is_an_attribute_error():
     ],
 )
 def test_flag_is_added_for_the_affected_version_only(monkeypatch, version, given, expected):
-    monkeypatch.setattr(platform, "_jaxlib_version", lambda: version)
+    monkeypatch.setattr(platform, "installed_version", lambda name: version)
     monkeypatch.setattr(platform, "_cpu_backend_runs", lambda: False)
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     if given is not None:
@@ -167,7 +167,7 @@ def test_flag_is_added_for_the_affected_version_only(monkeypatch, version, given
 
 
 def test_a_backend_that_runs_without_the_flag_is_reported(monkeypatch):
-    monkeypatch.setattr(platform, "_jaxlib_version", lambda: "0.10.2")
+    monkeypatch.setattr(platform, "installed_version", lambda name: "0.10.2")
     monkeypatch.setattr(platform, "_cpu_backend_runs", lambda: True)
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     with pytest.warns(RuntimeWarning, match="import raserec_jax before the first JAX computation"):

@@ -11,7 +11,8 @@ from raserec_jax.errors import ConfigError
 # A file's times are taken as seconds, milli-, micro- or nanoseconds since 1970 by the size of their median: each limit
 # is the year 1973 in the next unit, and 5138 in its own.
 _UNITS = ((1e11, 1), (1e14, 1_000), (1e17, 1_000_000), (math.inf, 1_000_000_000))
-_LEAST_UNIX_TIME = 10**8
+LEAST_UNIX_TIME = 10**8
+"""Smaller times are not since 1970: places, years, days."""
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _EXPECTED = "an ISO date or time such as 2014-07-23, or a number in the file's unit of time"
 
@@ -41,18 +42,18 @@ class Bound(NamedTuple):
         """In the unit of the times, and whether it is within, if it is an end."""
         usual = float(np.median(np.abs(times)))
         if isinstance(self.value, (int, float)):
-            if 0 < abs(self.value) < _LEAST_UNIX_TIME <= usual:
+            if 0 < abs(self.value) < LEAST_UNIX_TIME <= usual:
                 raise ConfigError(
                     f"{self.name}={self.value} is no time like those of the file, such as {usual:.0f}; expected "
                     f"{_EXPECTED}"
                 )
             return self.value, True
-        if usual < _LEAST_UNIX_TIME:
+        if usual < LEAST_UNIX_TIME:
             raise ConfigError(
                 f"{self.name}={self.value}, but the file's times, such as {usual:g}, are not since 1970; give a number "
                 "in the file's unit"
             )
-        per_second = next(unit for limit, unit in _UNITS if usual < limit)
+        per_second = units_per_second(usual)
         is_day = not isinstance(self.value, datetime.datetime)
         day = datetime.timedelta(days=1 if is_day and self.is_end else 0)
         value = self.value
@@ -101,17 +102,16 @@ def parse_bound(
     return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
 
 
-def seconds_per_unit(times: np.ndarray) -> float:
-    """Seconds in one unit of a file's times, by their size; 1 where they are not since 1970."""
-    usual = float(np.median(np.abs(times)))
-    return 1.0 / next(unit for limit, unit in _UNITS if usual < limit)
+def units_per_second(usual: int | float) -> int:
+    """How many units a second has in a file whose times are of that size; 1 where they are not since 1970."""
+    return next(unit for limit, unit in _UNITS if usual < limit)
 
 
 def in_words(time: np.number) -> str:
     """A time of a file as messages show it: as it is, and as a date if it looks like one."""
     value = time.item()
-    per_second = next(unit for limit, unit in _UNITS if abs(value) < limit)
-    if abs(value) < _LEAST_UNIX_TIME:
+    per_second = units_per_second(abs(value))
+    if abs(value) < LEAST_UNIX_TIME:
         return f"{value:g}"
     try:
         date = (_EPOCH + datetime.timedelta(seconds=value / per_second)).date()

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from raserec_jax.durable import flush_path
 from raserec_jax.errors import DataError
 
 PathLike = str | os.PathLike
@@ -93,7 +94,7 @@ def write_file(path: PathLike, content: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        flush_folder(path.parent)
+        flush_path(path.parent)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be written ({error.strerror or error}); "
@@ -151,7 +152,7 @@ def _replace_folder(folder: pathlib.Path, files: Mapping[str, bytes]) -> None:
         temporary.mkdir()
         for name, content in files.items():
             _write_flushed(temporary / name, content)
-        flush_folder(temporary)
+        flush_path(temporary)
         _swap(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -171,7 +172,7 @@ def _swap(temporary: pathlib.Path, folder: pathlib.Path) -> None:
             raise
     else:
         os.rename(temporary, folder)
-    flush_folder(folder.parent)
+    flush_path(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -239,11 +240,3 @@ def _write_flushed(path: pathlib.Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def flush_folder(folder: pathlib.Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

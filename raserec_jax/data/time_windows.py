@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from raserec_jax.data.dates import seconds_per_unit
+from raserec_jax.data.dates import units_per_second
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.splits import Split, first_place_from
 from raserec_jax.errors import ConfigError, DataError
@@ -46,7 +46,7 @@ def windows_after(log: InteractionLog, cut: float, count: int) -> list[TimeWindo
         )
     places = np.arange(1, count) * len(after) // count
     edges = np.unique([cut, *after[places].astype(float), np.nextafter(float(after[-1]), np.inf)])
-    per_day = _DAY_S / seconds_per_unit(log.timestamps)
+    per_day = _DAY_S * units_per_second(float(np.median(np.abs(log.timestamps))))
     return [
         TimeWindow(since, until, ((since + until) / 2 - cut) / per_day)
         for since, until in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)

@@ -17,6 +17,7 @@ import numpy as np
 from raserec_jax import checkpoints
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.storage import PathLike
+from raserec_jax.durable import flush_path
 from raserec_jax.errors import CheckpointError, ConfigError
 from raserec_jax.recommend.histories import Histories
 from raserec_jax.recommend.memory import Memory, log_times
@@ -25,7 +26,6 @@ from raserec_jax.recommend.traces import Forgotten, traces_in
 from raserec_jax.recommend.updating import UpdateReport, plan_update, read_events
 from raserec_jax.store import MemoryStore, Removed, Snapshot
 from raserec_jax.store.changes import checked_label
-from raserec_jax.store.files import flush_folder
 from raserec_jax.store.live import plain
 from raserec_jax.store.lock import locked
 
@@ -192,7 +192,7 @@ class LivingMemory:
                         memory = self._model.workdir.memory_folder
                         _copy(self._workdir / memory, made / memory)
                 os.rename(made, folder)
-                flush_folder(folder.parent)
+                flush_path(folder.parent)
             finally:
                 shutil.rmtree(made, ignore_errors=True)
         except OSError as error:
@@ -265,7 +265,7 @@ class LivingMemory:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self._copied_into(made)
                 os.rename(made, self.folder)
-                flush_folder(self._workdir)
+                flush_path(self._workdir)
         except OSError as error:
             raise CheckpointError(
                 f"{self.folder}: cannot be written ({error.strerror or error}); free space, or check its permissions"

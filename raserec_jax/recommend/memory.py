@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.recommend.histories import Histories
 from raserec_jax.retrieval.growing import GrowingIndex
-from raserec_jax.retrieval.memory_bank import COLUMNS, MemoryBank
+from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.searcher import Searcher, make_searcher
 from raserec_jax.store import Snapshot
 
@@ -88,9 +88,7 @@ class Memory:
         """The entries that are there."""
         if self.alive.all():
             return self.bank
-        columns = (getattr(self.bank, name) for name in COLUMNS)
-        kept = (None if column is None else column[self.alive] for column in columns)
-        return MemoryBank(*kept, version=self.bank.version)
+        return self.bank.select(self.alive)
 
     @property
     def entries(self) -> int:

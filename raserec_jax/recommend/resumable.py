@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raserec_jax.data.sources import PathLike
-from raserec_jax.data.storage import flush_folder
+from raserec_jax.durable import flush_path
 from raserec_jax.errors import DataError
 from raserec_jax.store.files import replace_file
 
@@ -70,7 +70,7 @@ class ResumableFile:
             with open(made, "rb") as file:
                 os.fsync(file.fileno())
         os.replace(made, self._path)
-        flush_folder(self._path.parent)
+        flush_path(self._path.parent)
         self._remove()
 
     def __enter__(self) -> "ResumableFile":

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from raserec_jax.data.dates import LEAST_UNIX_TIME, units_per_second
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.errors import DataError
 from raserec_jax.recommend.histories import Histories, merged_order
@@ -25,9 +26,6 @@ from raserec_jax.store import Events
 from raserec_jax.store.changes import checked_label
 
 _DAY_S = 86_400
-# Log times from here on are taken as seconds since 1970; a thousand times as many as milliseconds, and so on.
-_UNIX_SECONDS = 10**8
-_UNITS_PER_SECOND = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3), (0, 1))
 
 
 class UpdateReport(NamedTuple):
@@ -127,10 +125,9 @@ def _checked_times(times: list, log: InteractionLog) -> np.ndarray:
 def _latest_time(log: InteractionLog) -> int:
     """A year from now in the unit of the log; without a bound that can be known, 2^53."""
     last = log.timestamps.max().item()
-    if last < _UNIX_SECONDS:
+    if last < LEAST_UNIX_TIME:
         return 2**53
-    per_second = next(units for least, units in _UNITS_PER_SECOND if last >= least)
-    return max(last, int((clock.time() + 366 * _DAY_S) * per_second))
+    return max(last, int((clock.time() + 366 * _DAY_S) * units_per_second(last)))
 
 
 def plan_update(histories: Histories, users: list, items: list, times: np.ndarray | None) -> Update:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from raserec_jax.durable import flush_path
 from raserec_jax.errors import CheckpointError
 
 RESULTS_FILE = "results.json"
@@ -87,15 +88,7 @@ def write_bytes_atomic(path: str | os.PathLike, content: bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_path(path.parent)
 
 
 def _plain(value: Any) -> Any:

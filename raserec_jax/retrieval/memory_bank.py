@@ -110,13 +110,14 @@ class MemoryBank:
         return self if keys is self.keys else dataclasses.replace(self, keys=keys)
 
     def select(self, rows: AnyArray | slice) -> "MemoryBank":
-        """A bank of its own with some of the rows, in their order.
+        """A bank with some of the rows of this version, in their order.
 
         Args:
           rows: [rows] bool, or ids of rows, or a slice.
         """
         columns = self._columns(0, self.rows)
-        return MemoryBank(**{name: column[rows] for name, column in columns.items()})
+        chosen = {name: column[rows] for name, column in columns.items()}
+        return MemoryBank(**chosen, version=self.version)
 
     def append(
         self,

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from raserec_jax.durable import flush_path
 from raserec_jax.errors import CheckpointError
 
 PathLike = str | os.PathLike
@@ -134,9 +135,9 @@ def write_segment(segments: pathlib.Path, name: str, columns: dict[str, np.ndarr
             file.write(column.data)
             file.flush()
             os.fsync(file.fileno())
-    flush_folder(unfinished)
+    flush_path(unfinished)
     os.rename(unfinished, segments / name)
-    flush_folder(segments)
+    flush_path(segments)
 
 
 def read_segment(
@@ -206,7 +207,7 @@ def replace_file(path: pathlib.Path, write: Callable[[io.BufferedIOBase], object
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)
-    flush_folder(path.parent)
+    flush_path(path.parent)
 
 
 def read_npy(file: io.BufferedIOBase, size: int) -> np.ndarray:
@@ -244,13 +245,4 @@ def make_folder(folder: pathlib.Path) -> None:
         return
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    flush_folder(folder.parent)
-
-
-def flush_folder(folder: pathlib.Path) -> None:
-    """Makes names that appeared in or left a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_path(folder.parent)

@@ -122,7 +122,8 @@ def run_drift(
                     item_text=item_text,
                     stages=STAGES,
                 )
-                again = open_workdir(folder), _all_pairs(open_workdir(folder), log)
+                run = open_workdir(folder)
+                again = run, _all_pairs(run, log)
             ranks |= _retrained_models(*again, own, since=span.since)
         queries = evaluation_set(own, "test", max_len=first.encoder.max_len)
         asked.append(Asked(span, queries, ranks))

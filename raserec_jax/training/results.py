@@ -1,6 +1,5 @@
 """results.json, timings.json and samples.json, from what the stages wrote down."""
 
-import importlib.metadata
 import os
 import platform
 import time
@@ -16,12 +15,23 @@ from raserec_jax.evaluation.histories import seen_items
 from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.evaluation.top_items import top_items
 from raserec_jax.models.encoder import repeat_bias
+from raserec_jax.platform import installed_version
 from raserec_jax.recommend.scoring import merged_attention, read_memories
 from raserec_jax.training.reading import make_reader
 from raserec_jax.training.remembering import Memory
 from raserec_jax.training.testing import Ranks, TrainedParts, gains, test_groups, test_metrics
 from raserec_jax.training.workdir import plain
 
+_LIBRARIES = (
+    "raserec_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "scann",
+)
 _TIMES = ("seconds", "steps_per_second", "encode_s", "search_s", "build_s", "queries_per_s")
 
 
@@ -188,22 +198,9 @@ def _flat(record: dict, prefix: str = "") -> dict:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in (
-        "raserec_jax",
-        "jax",
-        "jaxlib",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "numpy",
-        "scann",
-    ):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = {name: installed_version(name) for name in _LIBRARIES}
+    known = {name: version for name, version in installed.items() if version is not None}
+    return {"python": platform.python_version(), **known}
 
 
 def _devices() -> str:
