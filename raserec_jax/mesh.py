@@ -47,8 +47,8 @@ def parse_mesh(text: str) -> MeshShape:
     return MeshShape(**sizes)
 
 
-def make_mesh(shape: MeshShape = MeshShape(), devices: list | None = None) -> Mesh:
-    """The mesh of these devices (default: all), neighbours along `model`, where most is exchanged.
+def make_mesh(shape: MeshShape, devices: list | None = None) -> Mesh:
+    """The mesh of these devices (default: all); neighbours lie along `model`, where most is exchanged.
 
     Raises:
       ConfigError: the sizes do not multiply to the number of devices.
