@@ -17,6 +17,7 @@ from raserec_jax.recommend import Recommender
 from raserec_jax.recommend import model as model_module
 from raserec_jax.recommend import recommender as recommender_module
 from raserec_jax.recommend.maintenance import Wishes, maintain
+from raserec_jax.retrieval import growing
 from raserec_jax.store import MemoryStore
 from tests import tiny_workdir as tiny
 from tests.tiny_workdir import copied, tiny_workdir  # noqa: F401
@@ -36,6 +37,14 @@ def quick_compiles():
 
 def bytes_of(folder):
     return b"\0".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def test_the_first_update_goes_on_with_the_index_that_is_there(copied, monkeypatch):
+    recommender = Recommender.load(copied)
+    recommender.recommend(ASKED, 5)
+    monkeypatch.setattr(growing, "make_searcher", None)  # nothing is built
+    recommender.update(NEW)
+    assert recommender.explain(["i003"], 5).memories[0].followed_by.item == "i004"
 
 
 def test_an_update_is_found_at_once_and_by_whoever_comes_later(copied):

@@ -78,10 +78,23 @@ class Memory:
                 None if c is None else np.ones((1, *c.shape[1:]), c.dtype) for c in columns
             )
         bank = MemoryBank(*columns, version=snapshot.version)
-        index = None
-        if grown and isinstance(before._index, GrowingIndex):
-            index = before._index.following(bank, snapshot.alive)
+        index = before and before._index_of(settings, bank, snapshot, grown)
         return cls(settings, log, bank, snapshot=snapshot, times=times, index=index)
+
+    def _index_of(
+        self, settings: ConfigDict, bank: MemoryBank, snapshot: Snapshot, grown: bool
+    ) -> GrowingIndex | None:
+        """The index of a later version, from this one's, if it has one and goes as far."""
+        if self._index is None:
+            return None
+        if grown and isinstance(self._index, GrowingIndex):
+            return self._index.following(bank, snapshot.alive)
+        if self.snapshot is None and _begins_with(bank, self.bank):
+            # The store was made from the bank of training, whose index is there.
+            engine, top_k = settings.engine, settings.top_k
+            index = GrowingIndex.over(self._index, engine, self.alive, top_k=top_k)
+            return index.following(bank, snapshot.alive)
+        return None
 
     @functools.cached_property
     def kept_bank(self) -> MemoryBank:
@@ -115,6 +128,17 @@ class Memory:
 def log_times(log: InteractionLog) -> np.ndarray | None:
     """The distinct times of a log, increasing."""
     return None if log.timestamps is None else np.unique(log.timestamps)
+
+
+def _begins_with(bank: MemoryBank, first: MemoryBank) -> bool:
+    if bank.rows < first.rows:
+        return False
+    columns = ("keys", "target_ids", "user_ids", "lengths", "times")
+    pairs = [(getattr(bank, name), getattr(first, name)) for name in columns]
+    return all(
+        old is None if new is None else old is not None and np.array_equal(new[: len(old)], old)
+        for new, old in pairs
+    )
 
 
 def _ranked(

@@ -1,8 +1,9 @@
 """GrowingIndex: a search engine over a memory that is appended to and deleted from, never behind it.
 
-The engine was built from a first part of the rows. Those that came since are searched exactly beside it, until they
-are so many that it is built anew; rows that were removed are never found. An index is of one version: a later
-version is another object, which shares what was built, so readers of either are not disturbed.
+The engine holds a first part of the rows. Those that came since are searched exactly beside it, until they are so many
+that it takes them in: ScaNN by its own upsert, or built anew where that is better. Rows that were removed are never
+found. An index is of one version: a later version is another object, which shares what was built, so readers of
+either are not disturbed.
 """
 
 import time
@@ -15,12 +16,14 @@ from raserec_jax.retrieval.eligibility import Queries, checked_queries, eligible
 from raserec_jax.retrieval.exact import unit_rows
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved, masked
-from raserec_jax.retrieval.scann_index import best_seen
+from raserec_jax.retrieval.scann_index import ScannIndex, best_seen
 from raserec_jax.retrieval.searcher import Searcher, make_searcher
 
 # Beside the engine so many rows are searched exactly, and such a share of its own where that is more.
 FRESH_ROWS = 4096
 FRESH_SHARE = 1 / 16
+# Of the engine's rows, how many may be removed ones before it is built anew without them.
+DEAD_SHARE = 1 / 2
 _SCORES_AT_ONCE = 2**22
 
 
@@ -35,6 +38,8 @@ class GrowingIndex:
     Attributes:
       bank: all rows, removed ones included.
       alive: [rows] bool, which of them may be found.
+      absorbed: rows before this one are the engine's, as far as they were there when it took them; those from there on
+        are searched exactly beside it.
       eligibility, build_s: as in ExactIndex.
     """
 
@@ -47,7 +52,7 @@ class GrowingIndex:
         eligibility: str = "own_earlier",
         top_k: int = 20,
     ):
-        """Builds the engine from all rows.
+        """Builds the engine from the rows that are there.
 
         Args:
           engine, eligibility, top_k: as `make_searcher`.
@@ -57,29 +62,33 @@ class GrowingIndex:
         Raises:
           ConfigError: as `make_searcher`.
         """
-        self.eligibility = eligibility
-        self._settings = (engine, top_k)
-        self._built: _Engine = make_searcher(engine, bank, eligibility=eligibility, top_k=top_k)
-        self.build_s = self._built.build_s
-        self._show(bank, alive)
+        rows = np.flatnonzero(alive if alive.any() else np.ones(bank.rows, bool))
+        part = bank if len(rows) == bank.rows else bank.select(rows)
+        built = make_searcher(engine, part, eligibility=eligibility, top_k=top_k)
+        self._set(built, (engine, top_k), rows, bank.rows, bank, alive)
+        self.build_s = built.build_s
 
-    @property
-    def absorbed(self) -> int:
-        """Rows that the engine has; those from there on are searched exactly beside it."""
-        return self._built.bank.rows
+    @classmethod
+    def over(
+        cls, built: _Engine, engine: str, alive: np.ndarray, *, top_k: int = 20
+    ) -> "GrowingIndex":
+        """The index whose engine is there already, built from all rows of its bank under the same settings."""
+        rows = built.bank.rows
+        return cls._of(built, (engine, top_k), np.arange(rows), rows, built.bank, alive)
 
     def following(self, bank: MemoryBank, alive: Bool[np.ndarray, " rows"]) -> "GrowingIndex":
         """The index of a later version: the same rows and more, more of them removed. This one stays as it is."""
-        engine, top_k = self._settings
-        if bank.rows - self.absorbed > max(FRESH_ROWS, FRESH_SHARE * self.absorbed):
-            return GrowingIndex(engine, bank, alive, eligibility=self.eligibility, top_k=top_k)
-        began = time.perf_counter()
-        index = object.__new__(GrowingIndex)
-        index.eligibility, index._settings = self.eligibility, self._settings
-        index._built = self._built
-        index._show(bank, alive)
-        index.build_s = time.perf_counter() - began
-        return index
+        built, rows, absorbed = self._built, self._rows, self.absorbed
+        dead = np.count_nonzero(~alive[rows])
+        if bank.rows - absorbed > max(FRESH_ROWS, FRESH_SHARE * absorbed):
+            rows = np.concatenate([rows, absorbed + np.flatnonzero(alive[absorbed:])])
+            absorbed = bank.rows
+            part = bank if len(rows) == bank.rows else bank.select(rows)
+            built = built.following(part) if isinstance(built, ScannIndex) else None
+        if built is None or (alive.any() and dead > DEAD_SHARE * len(rows)):
+            (engine, top_k), rule = self._settings, self.eligibility
+            return GrowingIndex(engine, bank, alive, eligibility=rule, top_k=top_k)
+        return self._of(built, self._settings, rows, absorbed, bank, alive)
 
     def search(self, queries: Queries, k: int) -> Retrieved:
         """The k best rows that are there and that each query may see; as ExactIndex.search.
@@ -88,8 +97,9 @@ class GrowingIndex:
         about 1e-6 may change places.
         """
         queries = checked_queries(self.eligibility, self.bank, queries, k)
-        found = self._shown.search(queries, min(k, self.absorbed))
+        found = self._shown.search(queries, min(k, len(self._rows)))
         ids, scores, mask = map(np.asarray, found)
+        ids = self._rows[np.where(mask, ids, 0)]
         missing = ((0, 0), (0, k - ids.shape[1]))
         ids, scores, mask = (np.pad(array, missing) for array in (ids, scores, mask))
         if self._fresh_keys.shape[0] == 0:
@@ -99,10 +109,29 @@ class GrowingIndex:
         scores = np.concatenate([np.where(mask, scores, -np.inf), fresh_scores], axis=1)
         return masked(*best_seen(ids, scores, scores > -np.inf, k))
 
-    def _show(self, bank: MemoryBank, alive: np.ndarray) -> None:
+    @classmethod
+    def _of(cls, *state) -> "GrowingIndex":
+        began = time.perf_counter()
+        index = object.__new__(cls)
+        index._set(*state)
+        index.build_s = time.perf_counter() - began
+        return index
+
+    def _set(
+        self,
+        built: _Engine,
+        settings: tuple[str, int],
+        rows: np.ndarray,
+        absorbed: int,
+        bank: MemoryBank,
+        alive: np.ndarray,
+    ) -> None:
+        """What the engine was built from (`rows` of the bank, by its own), and what is to be seen now."""
+        self._built, self._settings, self.eligibility = built, settings, built.eligibility
+        self._rows, self.absorbed = rows.astype(np.int32), absorbed
         self.bank, self.alive = bank, alive
-        hidden = ~alive[: self.absorbed]
-        self._shown = self._built.hiding(hidden) if hidden.any() else self._built
+        hidden = ~alive[rows]
+        self._shown = built.hiding(hidden) if hidden.any() else built
         rows = self.absorbed + np.flatnonzero(alive[self.absorbed :])
         self._fresh_rows = rows.astype(np.int32)
         self._fresh_keys = unit_rows(bank.keys[rows])

@@ -24,6 +24,7 @@ from raserec_jax.retrieval.eligibility import Queries, check_times, checked_quer
 from raserec_jax.retrieval.exact import ExactIndex, unit_rows
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved, masked
+from raserec_jax.retrieval.scann_rows import ScannRows
 
 BRUTE_FORCE_BELOW = 20_000
 TREE_FROM = 100_000
@@ -86,7 +87,11 @@ class ScannIndex:
         self.settings = {"kind": _kind(bank.rows, brute_force_below, tree_from)}
         self._exact: ExactIndex | None = None
         self._hidden: np.ndarray | None = None
-        self._searcher = _build(scann, unit_rows(bank.keys), self.settings) if bank.rows else None
+        self._rows: ScannRows | None = None
+        if bank.rows:
+            self._rows = ScannRows(
+                _build(scann, unit_rows(bank.keys), self.settings), *bank.keys.shape
+            )
         if self.settings["kind"] != "brute_force":
             self._tune(top_k, recall_target, np.random.default_rng(seed))
         self.build_s = time.perf_counter() - start
@@ -96,6 +101,21 @@ class ScannIndex:
         index = copy.copy(self)
         index._hidden = hidden
         index._exact = None if self._exact is None else self._exact.hiding(hidden)
+        return index
+
+    def following(self, bank: MemoryBank) -> "ScannIndex | None":
+        """The index of a bank with the same rows and more; ScaNN takes the new ones in, this index does not show them.
+
+        None where an index built anew would be better: it has grown much, ScaNN's statistics have become much worse,
+        or another bank went on from this one.
+        """
+        rows = self._rows
+        if rows is None or not rows.append(unit_rows(bank.keys[self.bank.rows :]), self.bank.rows):
+            return None
+        if rows.wants_training:
+            return None
+        index = copy.copy(self)
+        index.bank, index._exact, index._hidden = bank, None, None
         return index
 
     def search(self, queries: Queries, k: int) -> Retrieved:
@@ -123,7 +143,7 @@ class ScannIndex:
                     *found, self._seen(queries, part, found[0]), k
                 )
             short = short[~mask[short].all(axis=1)]
-            if fetch == self.bank.rows and self.settings["kind"] == "brute_force":
+            if fetch == self._rows.rows and self.settings["kind"] == "brute_force":
                 short = short[:0]  # every row was looked at: there are no more
         self.exact_queries = len(short)
         if len(short):
@@ -134,7 +154,7 @@ class ScannIndex:
     def _fetch(self, vectors: np.ndarray, fetch: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and cosines [queries, fetched], -inf where ScaNN padded with row 0 and NaN."""
         reorder = self.settings.get("reorder_factor")
-        ids, scores = self._searcher.search_batched_parallel(
+        ids, scores = self._rows.search(
             vectors,
             final_num_neighbors=fetch,
             pre_reorder_num_neighbors=reorder and min(reorder * fetch, self.bank.rows),

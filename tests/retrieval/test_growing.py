@@ -97,3 +97,20 @@ def test_no_queries_and_chunks_of_queries(monkeypatch):
     monkeypatch.setattr(growing, "_SCORES_AT_ONCE", 20)  # two queries at a time
     for one, other in zip(index.search(queries_of(9), 4), whole, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_scann_takes_fresh_rows_in_and_is_built_anew_without_the_dead(monkeypatch):
+    monkeypatch.setattr(growing, "FRESH_ROWS", 20)
+    bank = bank_of(300)
+    index = GrowingIndex("scann", first_rows(bank, 200), np.ones(200, bool), eligibility="all")
+    later = index.following(first_rows(bank, 250), np.ones(250, bool))
+    assert later.absorbed == 250 and later._built._rows is index._built._rows
+    alive = np.arange(300) % 3 == 0
+    fewer = later.following(bank, alive)
+    assert fewer._built.bank.rows == 100 and fewer.absorbed == 300
+    truth = ExactIndex(bank, eligibility="all").hiding(~alive).search(queries_of(9), 7)
+    for one in (
+        fewer,
+        later.following(first_rows(bank, 251), np.ones(251, bool)).following(bank, alive),
+    ):
+        np.testing.assert_array_equal(one.search(queries_of(9), 7).ids, truth.ids)

@@ -2,11 +2,12 @@
 
 import builtins
 import sys
+import threading
 
 import numpy as np
 import pytest
 
-from raserec_jax.errors import ConfigError
+from raserec_jax.errors import ConfigError, DataError
 from raserec_jax.retrieval import scann_index
 from raserec_jax.retrieval.eligibility import RULES, Queries, audit
 from raserec_jax.retrieval.exact import ExactIndex, unit_rows
@@ -123,7 +124,7 @@ class DryTree:
 def test_padding_of_a_dry_tree_is_not_row_0():
     bank = make_bank(1200, 8)
     index = ScannIndex(bank, eligibility="all")
-    index._searcher = DryTree()
+    index._rows._searcher = DryTree()
     index.settings = {"kind": "tree", "reorder_factor": 2, "leaves": 8, "leaves_to_search": 1}
     queries = some_queries(bank, 5)
     two = index.search(queries, 2)
@@ -225,3 +226,73 @@ def test_scann_is_imported_without_tensorflow_and_its_absence_named(monkeypatch)
     ):
         ScannIndex(make_bank(5, 4))
     assert seen == [None] and "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "limits", [{}, {"brute_force_below": 16, "tree_from": 10_000}, {"tree_from": 16}]
+)
+def test_rows_are_taken_into_a_built_index(limits):
+    """By ScaNN itself; whoever reads the index before does not see them."""
+    bank = make_bank(1500, 8)
+    first = bank.select(slice(0, 1200))
+    limits = {"brute_force_below": 16} | limits if limits else {}
+    index = ScannIndex(first, eligibility="all", **limits)
+    later = index.following(bank)
+    assert later.bank.rows == 1500 and later._rows is index._rows  # nothing was built anew
+    asked = Queries(
+        bank.keys[1200:1300], *(column[1200:1300] for column in (bank.user_ids, bank.lengths))
+    )
+    assert (np.asarray(later.search(asked, 5).ids)[:, 0] == np.arange(1200, 1300)).mean() >= 0.8
+    recall = recall_against_exact(later, bank, some_queries(bank, 64), 8, "all")["recall"]
+    assert recall >= 0.8
+    before = index.search(asked, 5)
+    assert np.asarray(before.mask).all() and np.asarray(before.ids).max() < 1200
+    assert index.following(bank) is None  # another bank went on from it
+    hidden = np.zeros(1500, bool)
+    hidden[1200:] = True
+    assert np.asarray(later.hiding(hidden).search(asked, 5).ids).max() < 1200
+
+
+def test_an_index_that_has_doubled_is_trained_anew():
+    bank = make_bank(900, 8)
+    index = ScannIndex(bank.select(slice(0, 400)), brute_force_below=16)
+    assert index.following(bank.select(slice(0, 800))) is not None
+    assert ScannIndex(bank.select(slice(0, 400)), brute_force_below=16).following(bank) is None
+
+
+def test_what_scann_would_refuse_changes_nothing():
+    bank = make_bank(100, 8)
+    rows = ScannIndex(bank)._rows
+    for vectors in (np.full((2, 8), np.nan), np.zeros((2, 7))):
+        with pytest.raises(DataError, match="width 8"):
+            rows.append(vectors, 100)
+    assert rows.rows == 100 and rows.append(np.ones((2, 8)), 100) and rows.rows == 102
+
+
+def test_readers_beside_a_writer():
+    """Each finds rows of its own version only, with their own cosines, while rows are added."""
+    bank = make_bank(4000, 8)
+    first = bank.select(slice(0, 2000))
+    index = ScannIndex(first, eligibility="all", brute_force_below=16)
+    asked = some_queries(bank, 16)
+    cosines = unit_rows(asked.vectors) @ unit_rows(first.keys).T
+    wrong, reads, stop = [], [], threading.Event()
+
+    def read():
+        while not stop.is_set():
+            ids, scores, mask = map(np.asarray, index.search(asked, 5))
+            right = mask.all() and ids.max() < 2000
+            if not right or np.abs(np.take_along_axis(cosines, ids, 1) - scores).max() > 1e-5:
+                wrong.append(ids)
+            reads.append(1)
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    later = index
+    for rows in range(2100, 4001, 100):
+        later = later.following(bank.select(slice(0, rows)))
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert later.bank.rows == 4000 and reads and not wrong
