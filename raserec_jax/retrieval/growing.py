@@ -1,30 +1,33 @@
 """GrowingIndex: a search engine over a memory that is appended to and deleted from, never behind it.
 
 The engine holds a first part of the rows. Those that came since are searched exactly beside it, until they are so many
-that it takes them in: ScaNN by its own upsert, or built anew where that is better. Rows that were removed are never
-found. An index is of one version: a later version is another object, which shares what was built, so readers of
-either are not disturbed.
+that it takes them in: ScaNN by its own upsert, exact search by being built anew, which is cheap. Rows that were removed
+are never found. Where a ScaNN index has grown or lost so much that one trained anew would be better, it is trained by
+a thread, and serves meanwhile. An index is of one version: a later version is another object, which shares what was
+built, so readers of either are not disturbed.
 """
 
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool
 
-from raserec_jax.retrieval.eligibility import Queries, checked_queries, eligible
-from raserec_jax.retrieval.exact import unit_rows
+from raserec_jax.retrieval.eligibility import Queries, checked_queries
+from raserec_jax.retrieval.fresh_rows import FreshRows
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved, masked
 from raserec_jax.retrieval.scann_index import ScannIndex, best_seen
 from raserec_jax.retrieval.searcher import Searcher, make_searcher
 
-# Beside the engine so many rows are searched exactly, and such a share of its own where that is more.
+# So many rows are searched exactly beside ScaNN; beside an engine that would be built anew, more where it is large.
 FRESH_ROWS = 4096
 FRESH_SHARE = 1 / 16
 # Of the engine's rows, how many may be removed ones before it is built anew without them.
 DEAD_SHARE = 1 / 2
-_SCORES_AT_ONCE = 2**22
 
 
 class _Engine(Searcher, Protocol):
@@ -65,7 +68,7 @@ class GrowingIndex:
         rows = np.flatnonzero(alive if alive.any() else np.ones(bank.rows, bool))
         part = bank if len(rows) == bank.rows else bank.select(rows)
         built = make_searcher(engine, part, eligibility=eligibility, top_k=top_k)
-        self._set(built, (engine, top_k), rows, bank.rows, bank, alive)
+        self._set(built, (engine, top_k), rows, bank.rows, bank, alive, None)
         self.build_s = built.build_s
 
     @classmethod
@@ -74,21 +77,39 @@ class GrowingIndex:
     ) -> "GrowingIndex":
         """The index whose engine is there already, built from all rows of its bank under the same settings."""
         rows = built.bank.rows
-        return cls._of(built, (engine, top_k), np.arange(rows), rows, built.bank, alive)
+        return cls._of(built, (engine, top_k), np.arange(rows), rows, built.bank, alive, None)
 
     def following(self, bank: MemoryBank, alive: Bool[np.ndarray, " rows"]) -> "GrowingIndex":
         """The index of a later version: the same rows and more, more of them removed. This one stays as it is."""
+        training = self._training
+        if training is not None and training.done():
+            return training.result().following(bank, alive)
         built, rows, absorbed = self._built, self._rows, self.absorbed
-        dead = np.count_nonzero(~alive[rows])
-        if bank.rows - absorbed > max(FRESH_ROWS, FRESH_SHARE * absorbed):
+        takes_in = isinstance(built, ScannIndex)
+        if bank.rows - absorbed > max(FRESH_ROWS, 0 if takes_in else FRESH_SHARE * absorbed):
             rows = np.concatenate([rows, absorbed + np.flatnonzero(alive[absorbed:])])
             absorbed = bank.rows
             part = bank if len(rows) == bank.rows else bank.select(rows)
-            built = built.following(part) if isinstance(built, ScannIndex) else None
-        if built is None or (alive.any() and dead > DEAD_SHARE * len(rows)):
-            (engine, top_k), rule = self._settings, self.eligibility
-            return GrowingIndex(engine, bank, alive, eligibility=rule, top_k=top_k)
-        return self._of(built, self._settings, rows, absorbed, bank, alive)
+            built = built.following(part) if takes_in else None
+        if built is None:  # or another bank went on from this one
+            return self._anew(bank, alive)
+        if alive.any() and np.count_nonzero(~alive[rows]) > DEAD_SHARE * len(rows):
+            if not takes_in:
+                return self._anew(bank, alive)
+            training = training or _start(self._anew, bank, alive)
+        elif takes_in and built.wants_training:
+            training = training or _start(self._anew, bank, alive)
+        return self._of(built, self._settings, rows, absorbed, bank, alive, training)
+
+    def settled(self) -> "GrowingIndex":
+        """The same version, after waiting for an engine that is being trained, if one is."""
+        if self._training is None:
+            return self
+        return self._training.result().following(self.bank, self.alive)
+
+    def _anew(self, bank: MemoryBank, alive: np.ndarray) -> "GrowingIndex":
+        (engine, top_k), rule = self._settings, self.eligibility
+        return GrowingIndex(engine, bank, alive, eligibility=rule, top_k=top_k)
 
     def search(self, queries: Queries, k: int) -> Retrieved:
         """The k best rows that are there and that each query may see; as ExactIndex.search.
@@ -102,9 +123,9 @@ class GrowingIndex:
         ids = self._rows[np.where(mask, ids, 0)]
         missing = ((0, 0), (0, k - ids.shape[1]))
         ids, scores, mask = (np.pad(array, missing) for array in (ids, scores, mask))
-        if self._fresh_keys.shape[0] == 0:
+        if not len(self._fresh):
             return masked(ids, scores, mask)
-        fresh_ids, fresh_scores = self._fresh(queries, k)
+        fresh_ids, fresh_scores = self._fresh.search(queries, k)
         ids = np.concatenate([np.where(mask, ids, 0), fresh_ids], axis=1)
         scores = np.concatenate([np.where(mask, scores, -np.inf), fresh_scores], axis=1)
         return masked(*best_seen(ids, scores, scores > -np.inf, k))
@@ -125,32 +146,29 @@ class GrowingIndex:
         absorbed: int,
         bank: MemoryBank,
         alive: np.ndarray,
+        training: Future | None,
     ) -> None:
-        """What the engine was built from (`rows` of the bank, by its own), and what is to be seen now."""
+        """What the engine was built from (`rows` of the bank, by its own), what is to be seen now, and the index that
+        is being made to go on from."""
+        self._training = training
         self._built, self._settings, self.eligibility = built, settings, built.eligibility
         self._rows, self.absorbed = rows.astype(np.int32), absorbed
         self.bank, self.alive = bank, alive
         hidden = ~alive[rows]
         self._shown = built.hiding(hidden) if hidden.any() else built
-        rows = self.absorbed + np.flatnonzero(alive[self.absorbed :])
-        self._fresh_rows = rows.astype(np.int32)
-        self._fresh_keys = unit_rows(bank.keys[rows])
-        times = None if bank.times is None else bank.times[rows]
-        self._fresh_columns = (bank.user_ids[rows], bank.lengths[rows], times)
+        fresh = self.absorbed + np.flatnonzero(alive[self.absorbed :])
+        self._fresh = FreshRows(bank, fresh, self.eligibility)
 
-    def _fresh(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and cosines [queries, at most k] of the best fresh rows, -inf where a query may not see one."""
-        rows = self._fresh_rows
-        parts = []
-        step = max(1, _SCORES_AT_ONCE // len(rows))
-        for start in range(0, len(queries.vectors), step):
-            part = Queries(*(c if c is None else c[start : start + step] for c in queries))
-            scores = unit_rows(part.vectors) @ self._fresh_keys.T + 0.0  # + 0.0: no -0.0
-            seen = eligible(self.eligibility, *self._fresh_columns, *part[1:])
-            scores = np.where(seen, scores, -np.inf).astype(np.float32)
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            parts.append((rows[best], np.take_along_axis(scores, best, axis=1)))
-        if not parts:
-            width = min(k, len(rows))
-            return np.zeros((0, width), np.int32), np.zeros((0, width), np.float32)
-        return tuple(np.concatenate(found) for found in zip(*parts, strict=True))
+
+def _start(make: Callable[..., GrowingIndex], *arguments) -> Future:
+    """Runs `make` in a thread; a process that ends waits for it, as XLA and ScaNN do not stand being cut off."""
+    future: Future = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(make(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="train-index").start()
+    return future

@@ -106,17 +106,19 @@ class ScannIndex:
     def following(self, bank: MemoryBank) -> "ScannIndex | None":
         """The index of a bank with the same rows and more; ScaNN takes the new ones in, this index does not show them.
 
-        None where an index built anew would be better: it has grown much, ScaNN's statistics have become much worse,
-        or another bank went on from this one.
+        None if another bank went on from this one.
         """
         rows = self._rows
         if rows is None or not rows.append(unit_rows(bank.keys[self.bank.rows :]), self.bank.rows):
             return None
-        if rows.wants_training:
-            return None
         index = copy.copy(self)
         index.bank, index._exact, index._hidden = bank, None, None
         return index
+
+    @property
+    def wants_training(self) -> bool:
+        """Whether one trained anew would find much better, as far as growth and ScaNN's statistics tell."""
+        return self._rows is not None and self._rows.wants_training
 
     def search(self, queries: Queries, k: int) -> Retrieved:
         """The k best rows found that each query may see; arguments, result and errors as in ExactIndex.search.

@@ -67,7 +67,7 @@ def main(changes: int = 1_000_000, start: int = 100_000, seed: int = 0) -> None:
         changed = time.perf_counter()
         index = index.following(bank_of(keys, rows), alive[:rows].copy())
         slowest = max(slowest, time.perf_counter() - changed)
-        trained += getattr(index._built, "_rows", None) is not before._rows
+        trained += index._built._rows is not before._rows
 
 
 class _Kept:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from raserec_jax.retrieval import growing
+from raserec_jax.retrieval import fresh_rows, growing
 from raserec_jax.retrieval.eligibility import Queries
 from raserec_jax.retrieval.exact import ExactIndex
 from raserec_jax.retrieval.growing import GrowingIndex
@@ -61,9 +61,12 @@ def test_a_vector_that_was_just_appended_is_found_first(engine):
 def test_finds_what_exact_search_over_the_rows_that_are_there_finds(engine, rule):
     draw = np.random.default_rng(3)
     bank, asked = bank_of(400), queries_of(12)
-    index = GrowingIndex(engine, first_rows(bank, 250), np.ones(250, bool), eligibility=rule)
+    alive = np.ones(250, bool)
+    index = GrowingIndex(engine, first_rows(bank, 250), alive, eligibility=rule)
     for rows, share in ((250, 0.3), (260, 0.0), (400, 0.5), (400, 0.97)):
-        part, alive = first_rows(bank, rows), draw.random(rows) >= share
+        part = first_rows(bank, rows)
+        alive = np.pad(alive, (0, rows - len(alive)), constant_values=True)
+        alive = alive & (draw.random(rows) >= share)  # what was removed stays removed
         index = index.following(part, alive)
         found = index.search(asked, 10)
         kept = np.flatnonzero(alive)
@@ -94,7 +97,7 @@ def test_no_queries_and_chunks_of_queries(monkeypatch):
     index = index.following(bank, np.ones(60, bool))
     assert index.search(queries_of(0), 3).ids.shape == (0, 3)
     whole = index.search(queries_of(9), 4)
-    monkeypatch.setattr(growing, "_SCORES_AT_ONCE", 20)  # two queries at a time
+    monkeypatch.setattr(fresh_rows, "_SCORES_AT_ONCE", 20)  # two queries at a time
     for one, other in zip(index.search(queries_of(9), 4), whole, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -106,11 +109,29 @@ def test_scann_takes_fresh_rows_in_and_is_built_anew_without_the_dead(monkeypatc
     later = index.following(first_rows(bank, 250), np.ones(250, bool))
     assert later.absorbed == 250 and later._built._rows is index._built._rows
     alive = np.arange(300) % 3 == 0
-    fewer = later.following(bank, alive)
-    assert fewer._built.bank.rows == 100 and fewer.absorbed == 300
     truth = ExactIndex(bank, eligibility="all").hiding(~alive).search(queries_of(9), 7)
-    for one in (
-        fewer,
-        later.following(first_rows(bank, 251), np.ones(251, bool)).following(bank, alive),
-    ):
+    meanwhile = later.following(bank, alive)
+    fewer = meanwhile.settled()
+    assert fewer._built.bank.rows == 100 and fewer.absorbed == 300
+    assert (
+        meanwhile.following(bank, alive)._built is fewer._built
+    )  # the next version goes on from it
+    for one in (meanwhile, fewer):
         np.testing.assert_array_equal(one.search(queries_of(9), 7).ids, truth.ids)
+
+
+def test_equal_scores_go_to_the_earlier_row():
+    draw = np.random.default_rng(0)
+    bank = bank_of(90)
+    few = bank.keys[draw.integers(0, 5, 90)]
+    bank = MemoryBank(few, bank.target_ids, bank.user_ids, bank.lengths, bank.times)
+    index = GrowingIndex(
+        "exact", first_rows(bank, 10), np.ones(10, bool), eligibility="own_earlier"
+    )
+    found = index.following(bank, np.ones(90, bool)).search(queries_of(20), 12)
+    truth = ExactIndex(bank, eligibility="own_earlier").search(queries_of(20), 12)
+    np.testing.assert_allclose(found.scores, truth.scores, atol=1e-6)
+    for row in range(20):  # within equal cosines by row
+        scores, ids = np.asarray(found.scores)[row], np.asarray(found.ids)[row]
+        same = np.flatnonzero(np.diff(scores) == 0)
+        assert (np.diff(ids)[same] > 0).all()

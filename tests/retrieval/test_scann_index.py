@@ -253,11 +253,12 @@ def test_rows_are_taken_into_a_built_index(limits):
     assert np.asarray(later.hiding(hidden).search(asked, 5).ids).max() < 1200
 
 
-def test_an_index_that_has_doubled_is_trained_anew():
+def test_an_index_that_has_doubled_wants_training():
     bank = make_bank(900, 8)
     index = ScannIndex(bank.select(slice(0, 400)), brute_force_below=16)
-    assert index.following(bank.select(slice(0, 800))) is not None
-    assert ScannIndex(bank.select(slice(0, 400)), brute_force_below=16).following(bank) is None
+    index = index.following(bank.select(slice(0, 800)))
+    assert not index.wants_training
+    assert index.following(bank).wants_training
 
 
 def test_what_scann_would_refuse_changes_nothing():
