@@ -137,6 +137,14 @@ STUDIES: dict[str, Study] = {
             Variant("tuned", "text encoder trained on next items", {"semantic.tune.steps": 300}),
         ),
     ),
+    "sra_cl_descriptions": _sra_cl(
+        "SRA-CL: ready descriptions",
+        "What do descriptions that were written for some items (needs semantic.descriptions_file) add to the columns?",
+        (
+            Variant("template", "columns", {"semantic.descriptions": "template"}),
+            Variant("file", "descriptions where there are some", {"semantic.descriptions": "file"}),
+        ),
+    ),
     "sra_cl_prompts": _sra_cl(
         "SRA-CL: what a language model is told",
         "Do its descriptions beat the columns, and how many training sequences should a prompt show "

@@ -20,7 +20,7 @@ def test_variants_are_distinct_and_can_be_configured(name, tmp_path):
     study = STUDIES[name]
     preset = presets.sra_cl if name.startswith("sra_cl") else presets.raserec
     config = preset("movielens_100k")
-    config.semantic.llm.model = "small"
+    config.semantic.llm.model, config.semantic.descriptions_file = "small", "descriptions.tsv"
     if name == "sra_cl_vectors":
         config.semantic.encoder = "minilm"  # one that can be trained
     made = [varied(config, variant, tmp_path) for variant in study.variants]
