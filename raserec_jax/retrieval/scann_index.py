@@ -12,6 +12,7 @@ How many rows are reordered and how many leaves searched is tuned on the bank's 
 
 import copy
 import importlib
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ _TUNING_QUERIES = 256
 # Beyond this many per query, or this share of the bank, searching it exactly is cheaper than fetching more.
 _LARGEST_FETCH = 512
 _LARGEST_SHARE = 1 / 256
+_LEAST_SHOWN = 1 / 16
 # Bounds the host arrays of one call: queries * fetched.
 _FETCHED_AT_ONCE = 2**23
 # Hashing has 16 cluster centres per block of dimensions to train.
@@ -87,6 +89,7 @@ class ScannIndex:
         self.settings = {"kind": _kind(bank.rows, brute_force_below, tree_from)}
         self._exact: ExactIndex | None = None
         self._hidden: np.ndarray | None = None
+        self._stretch = 1.0
         self._rows: ScannRows | None = None
         if bank.rows:
             self._rows = ScannRows(
@@ -100,6 +103,8 @@ class ScannIndex:
         """The same index without the rows that are set; this one stays as it is, and shares the keys."""
         index = copy.copy(self)
         index._hidden = hidden
+        # Where hidden rows take places among the best, more are asked for, of more leaves.
+        index._stretch = 1 / max(1 - hidden.mean(), _LEAST_SHOWN)
         index._exact = None if self._exact is None else self._exact.hiding(hidden)
         return index
 
@@ -112,7 +117,7 @@ class ScannIndex:
         if rows is None or not rows.append(unit_rows(bank.keys[self.bank.rows :]), self.bank.rows):
             return None
         index = copy.copy(self)
-        index.bank, index._exact, index._hidden = bank, None, None
+        index.bank, index._exact, index._hidden, index._stretch = bank, None, None, 1.0
         return index
 
     @property
@@ -137,7 +142,7 @@ class ScannIndex:
         limit = min(limit, self.bank.rows)
         fetch = 0
         while len(short) and fetch < limit:
-            fetch = min(max(2 * fetch, _first_fetch(k)), limit)
+            fetch = min(max(2 * fetch, math.ceil(self._stretch * _first_fetch(k))), limit)
             step = max(1, _FETCHED_AT_ONCE // fetch)
             for part in (short[start : start + step] for start in range(0, len(short), step)):
                 found = self._fetch(vectors[part], fetch)
@@ -155,12 +160,13 @@ class ScannIndex:
 
     def _fetch(self, vectors: np.ndarray, fetch: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and cosines [queries, fetched], -inf where ScaNN padded with row 0 and NaN."""
-        reorder = self.settings.get("reorder_factor")
+        reorder, leaves = self.settings.get("reorder_factor"), self.settings.get("leaves_to_search")
         ids, scores = self._rows.search(
             vectors,
             final_num_neighbors=fetch,
             pre_reorder_num_neighbors=reorder and min(reorder * fetch, self.bank.rows),
-            leaves_to_search=self.settings.get("leaves_to_search"),
+            leaves_to_search=leaves
+            and min(math.ceil(self._stretch * leaves), self.settings["leaves"]),
         )
         found = np.isfinite(scores) & (ids < self.bank.rows)
         ids = np.where(found, ids, 0).astype(np.int32)

@@ -17,7 +17,7 @@ from raserec_jax.errors import DataError
 
 _ROWS_PER_BATCH = 256
 # An index whose vectors are described so much worse than at its training, or that has grown so much, wants another.
-_WORSE = 1.5
+_WORSE = 1.25
 _GROWN = 2.0
 
 
