@@ -5,6 +5,7 @@ Examples:
   python launch/prepare_data.py --interactions=log.tsv.gz --items=items.tsv.gz --output=prepared
   python launch/prepare_data.py --interactions=ratings.dat --min_rating=4 --from_date=2001-01-01
   python launch/prepare_data.py --interactions=sales.csv --columns=user_id=customer,item_id=sku,timestamp=when
+  python launch/prepare_data.py --interactions=huge.tsv.gz --output=prepared --on_disk=yes
 """
 
 from absl import flags
@@ -48,6 +49,18 @@ _MIN_INTERACTIONS = flags.DEFINE_integer(
     "min_interactions", 5, "interactions of each user and of each item, iterated; 1 keeps all"
 )
 _OUTPUT = flags.DEFINE_string("output", None, "folder to save to; without it, nothing is saved")
+_ON_DISK = flags.DEFINE_enum(
+    "on_disk",
+    "auto",
+    preparation.ON_DISK,
+    "sort on the disk, beside the output, so that memory does not grow with the log; auto: files of 1 GiB or more",
+)
+
+
+def _progress(*about):
+    from raserec_jax.progress import Progress  # imports JAX, which small logs do without
+
+    return Progress(*about)
 
 
 def main(argv):
@@ -70,6 +83,8 @@ def main(argv):
             columns=_COLUMNS.value,
             filters=filters,
             output=_OUTPUT.value,
+            on_disk=_ON_DISK.value,
+            progress=_progress,
         )
     )
 

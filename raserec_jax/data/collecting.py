@@ -3,7 +3,7 @@
 import numpy as np
 
 from raserec_jax.data.checks import as_numbers
-from raserec_jax.data.labels import densify, finished
+from raserec_jax.data.labels import finished
 from raserec_jax.data.sorting import distinct, group_text
 
 _PENDING_BYTES = 2**27  # of labels, before they are merged
@@ -36,12 +36,15 @@ class IdCollector:
         Raises:
           DataError: as `densify`.
         """
+        return finished(*self.grouped(), self._what)
+
+    def grouped(self) -> tuple[np.ndarray, np.ndarray]:
+        """Codes [N] int32 and labels [n] as they came, int64 or UTF-8 bytes, increasing; the collector is empty then."""
         if not self._labels:
             whole = _joined(self._integers) if self._integers else np.zeros(0, np.int64)
-            return densify(whole, self._what)
+            return distinct(whole)[::-1]
         self._merge()
-        codes, labels = self._codes.pop(), self._labels.pop()
-        return finished(codes, labels, self._what)
+        return self._codes.pop(), self._labels.pop()
 
     def _add_text(self, ids: np.ndarray) -> None:
         integers, self._integers = self._integers, []

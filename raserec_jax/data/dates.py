@@ -27,20 +27,19 @@ class Bound(NamedTuple):
     value: int | float | datetime.datetime | datetime.date | None
     is_end: bool
 
-    def holds(self, times: np.ndarray) -> np.ndarray:
-        """[N] bool: which times [N] are within.
+    def holds(self, times: np.ndarray, usual: float) -> np.ndarray:
+        """[N] bool: which times [N] are within; usual: `usual_size` of all times of the log.
 
         Raises:
           ConfigError: it cannot be compared with such times.
         """
-        limit, included = self._limit(times)
+        limit, included = self._limit(usual)
         if not self.is_end:
             return times >= limit
         return times <= limit if included else times < limit
 
-    def _limit(self, times: np.ndarray) -> tuple[int | float, bool]:
+    def _limit(self, usual: float) -> tuple[int | float, bool]:
         """In the unit of the times, and whether it is within, if it is an end."""
-        usual = float(np.median(np.abs(times)))
         if isinstance(self.value, (int, float)):
             if 0 < abs(self.value) < LEAST_UNIX_TIME <= usual:
                 raise ConfigError(
@@ -100,6 +99,11 @@ def parse_bound(
     except ValueError:
         raise wrong from None
     return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
+
+
+def usual_size(times: np.ndarray) -> float:
+    """How large times [N] are, whatever their sign: the median."""
+    return float(np.median(np.abs(times)))
 
 
 def units_per_second(usual: int | float) -> int:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from raserec_jax.constants import DUPLICATE_RULES
-from raserec_jax.data.dates import Bound, in_words, parse_bound
+from raserec_jax.data.dates import Bound, in_words, parse_bound, usual_size
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.sorting import stable_order
 from raserec_jax.errors import ConfigError, DataError
@@ -99,37 +99,68 @@ def between(
       DataError: nothing is left, or the log has no times.
       ConfigError: a bound that is none, or an ISO date and times that are no Unix times.
     """
+    bounds = bounds_of(from_date, to_date, log.name, has_times=log.timestamps is not None)
+    if not bounds:
+        return log
+    keep = within(log.timestamps, bounds, usual_size(log.timestamps))
+    if not keep.any():
+        raise none_within(log.name, bounds, log.timestamps.min(), log.timestamps.max())
+    return log if keep.all() else log.select(keep)
+
+
+def bounds_of(from_date, to_date, name: str, *, has_times: bool) -> list[Bound]:
+    """The bounds that are given, for a log of that name.
+
+    Raises:
+      DataError: there are some, and the log has no times.
+      ConfigError: a bound that is none.
+    """
     bounds = [
         Bound("from_date", parse_bound("from_date", from_date), is_end=False),
         Bound("to_date", parse_bound("to_date", to_date), is_end=True),
     ]
     bounds = [bound for bound in bounds if bound.value is not None]
-    if not bounds:
-        return log
-    if log.timestamps is None:
+    if bounds and not has_times:
         raise DataError(
-            f"{log.name}: {bounds[0].name} is given, but its interactions have no times; leave it out"
+            f"{name}: {bounds[0].name} is given, but its interactions have no times; leave it out"
         )
-    keep = np.ones(log.num_interactions, bool)
+    return bounds
+
+
+def within(times: np.ndarray, bounds: list[Bound], usual: float) -> np.ndarray:
+    """[N] bool: which times [N] are within all bounds; usual: `dates.usual_size` of all times of the log.
+
+    Raises:
+      ConfigError: a bound that cannot be compared with such times.
+    """
+    keep = np.ones(times.size, bool)
     for bound in bounds:
-        keep &= bound.holds(log.timestamps)
-    if not keep.any():
-        first, last = (in_words(time) for time in (log.timestamps.min(), log.timestamps.max()))
-        given = " and ".join(f"{bound.name}={bound.value}" for bound in bounds)
-        raise DataError(
-            f"{log.name}: no interaction is left with {given}: its times run from {first} to {last}; "
-            "widen the range"
-        )
-    return log if keep.all() else log.select(keep)
+        keep &= bound.holds(times, usual)
+    return keep
+
+
+def none_within(name: str, bounds: list[Bound], first: np.number, last: np.number) -> DataError:
+    """The error about a log whose times, from first to last, are all out of bounds."""
+    given = " and ".join(f"{bound.name}={bound.value}" for bound in bounds)
+    return DataError(
+        f"{name}: no interaction is left with {given}: its times run from {in_words(first)} to {in_words(last)}; "
+        "widen the range"
+    )
 
 
 def without_duplicates(log: InteractionLog, keep: str = "first") -> InteractionLog:
     """Keeps one of a user's interactions with an item: the "first" or the "last" in the user's order; or "all"."""
     if keep == "all":
         return log
-    order = stable_order(log.user_ids, log.item_ids)
-    order = np.arange(log.num_interactions) if order is None else order
-    users, items = log.user_ids[order], log.item_ids[order]
+    rows = one_of_each(log.user_ids, log.item_ids, keep)
+    return log if rows.all() else log.select(rows)
+
+
+def one_of_each(user_ids: np.ndarray, item_ids: np.ndarray, keep: str) -> np.ndarray:
+    """[N] bool: the "first" or the "last" row of each pair of a user and an item; both int32 [N]."""
+    order = stable_order(user_ids, item_ids)
+    order = np.arange(user_ids.size) if order is None else order
+    users, items = user_ids[order], item_ids[order]
     changes = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
     chosen = np.ones(order.size, bool)
     if keep == "first":
@@ -138,7 +169,7 @@ def without_duplicates(log: InteractionLog, keep: str = "first") -> InteractionL
         chosen[:-1] = changes
     rows = np.zeros(order.size, bool)
     rows[order[chosen]] = True
-    return log if rows.all() else log.select(rows)
+    return rows
 
 
 def of_length(log: InteractionLog, at_least: int = 1, at_most: int = 0) -> InteractionLog:
@@ -147,15 +178,24 @@ def of_length(log: InteractionLog, at_least: int = 1, at_most: int = 0) -> Inter
     Raises:
       DataError: nobody is left.
     """
-    lengths = log.lengths
-    users = (lengths >= at_least) & ((at_most == 0) | (lengths <= at_most))
+    users = has_length(log.lengths, at_least, at_most)
     if not users.any():
-        limits = f"min_history={at_least} and max_history={at_most or 'none'}"
-        raise DataError(
-            f"{log.name}: no user is left with {limits}: histories have {lengths.min()} to {lengths.max()} "
-            "interactions; widen the limits"
-        )
+        raise none_of_length(log.name, at_least, at_most, log.lengths.min(), log.lengths.max())
     return log if users.all() else log.select(users[log.user_ids])
+
+
+def has_length(lengths: np.ndarray, at_least: int, at_most: int) -> np.ndarray:
+    """[U] bool: which users, with `lengths` [U] interactions, have so many; at_most 0 = no limit."""
+    return (lengths >= at_least) & ((at_most == 0) | (lengths <= at_most))
+
+
+def none_of_length(name: str, at_least: int, at_most: int, shortest, longest) -> DataError:
+    """The error about a log of which no user has such a history."""
+    limits = f"min_history={at_least} and max_history={at_most or 'none'}"
+    return DataError(
+        f"{name}: no user is left with {limits}: histories have {shortest} to {longest} interactions; "
+        "widen the limits"
+    )
 
 
 def k_core(log: InteractionLog, k: int = 5) -> InteractionLog:
@@ -191,12 +231,16 @@ def core(log: InteractionLog, per_user: int, per_item: int) -> InteractionLog:
         of_user -= np.bincount(users[rows], minlength=of_user.size)
         of_item -= np.bincount(items[rows], minlength=of_item.size)
     if not of_user.any():
-        raise DataError(
-            f"{log.name}: no user left with at least {per_user} interactions and items with at least {per_item} (at "
-            f"most a user has {log.lengths.max()}, an item {np.bincount(items).max()}); "
-            "lower min_interactions"
-        )
+        raise no_core(log.name, per_user, per_item, log.lengths.max(), np.bincount(items).max())
     return log if alive.all() else log.select(alive)
+
+
+def no_core(name: str, per_user: int, per_item: int, of_user, of_item) -> DataError:
+    """The error about a log without such a core, whose largest user and item have so many interactions."""
+    return DataError(
+        f"{name}: no user left with at least {per_user} interactions and items with at least {per_item} (at "
+        f"most a user has {of_user}, an item {of_item}); lower min_interactions"
+    )
 
 
 def _rating(value: int | float | str | None) -> float | None:

@@ -16,9 +16,10 @@ from raserec_jax.data.labels import LabelIndex, densify
 from raserec_jax.data.sorting import present, stable_order
 from raserec_jax.errors import DataError
 
-_KIND = "InteractionLog"
+KIND = "InteractionLog"
 _ARRAYS = ("user_ids", "item_ids", "user_labels", "item_labels")
 ITEMS_FILE = "items.json"  # item text may lie beside the arrays
+OWN_FILES = {ITEMS_FILE, *(f"{name}.npy" for name in (*_ARRAYS, "timestamps"))}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -241,10 +242,9 @@ class InteractionLog:
 
     @functools.cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256(b"raserec_jax.InteractionLog.1")
+        digest = new_fingerprint()
         for array in (self.user_ids, self.item_ids, self.timestamps):
-            # The type and length go first, so that no two different logs give the same bytes.
-            digest.update(b"none;" if array is None else f"{array.dtype.str}{array.shape}".encode())
+            add_header(digest, None if array is None else array.dtype, self.num_interactions)
             digest.update(b"" if array is None else np.ascontiguousarray(array))
         for labels in (self.user_labels, self.item_labels):
             # As JSON: the width of NumPy's strings, which filtering does not shrink, must not matter.
@@ -261,8 +261,7 @@ class InteractionLog:
         if self.timestamps is not None:
             arrays["timestamps"] = self.timestamps
         header = {"name": self.name, "fingerprint": self.fingerprint()}
-        own_files = {ITEMS_FILE, *(f"{name}.npy" for name in (*_ARRAYS, "timestamps"))}
-        storage.save_arrays(folder, arrays, kind=_KIND, header=header, own_files=own_files)
+        storage.save_arrays(folder, arrays, kind=KIND, header=header, own_files=OWN_FILES)
 
     @classmethod
     def load(cls, folder: storage.PathLike) -> "InteractionLog":
@@ -272,7 +271,7 @@ class InteractionLog:
           DataError: not a log's folder, or a file is missing, damaged or foreign; says which.
         """
         arrays, manifest = storage.load_arrays(
-            folder, kind=_KIND, required=_ARRAYS, optional=["timestamps"]
+            folder, kind=KIND, required=_ARRAYS, optional=["timestamps"]
         )
         times = arrays.pop("timestamps", None)
         log = cls(timestamps=times, **arrays, name=str(manifest.get("name")))
@@ -282,6 +281,17 @@ class InteractionLog:
                 "save the log again from its source"
             )
         return log
+
+
+def new_fingerprint():
+    """The digest of nothing yet: `add_header` and the bytes of each flat array come in, then the labels as JSON."""
+    return hashlib.sha256(b"raserec_jax.InteractionLog.1")
+
+
+def add_header(digest, kind: np.dtype | None, rows: int) -> None:
+    """Tells a fingerprint which array comes next; kind None: there is none, such as times."""
+    # The type and length go first, so that no two different logs give the same bytes.
+    digest.update(b"none;" if kind is None else f"{kind.str}({rows},)".encode())
 
 
 def _with_padding(labels: np.ndarray) -> np.ndarray:

@@ -36,12 +36,12 @@ def finished(codes: np.ndarray, labels: np.ndarray, what: str) -> tuple[np.ndarr
     """
     if labels.dtype.kind == "i":
         return codes, labels
-    labels = _decoded(labels, what)
+    labels = decoded(labels, what)
     if labels.size and labels[0] == "":
         raise DataError(
             f"empty {what} id; every interaction needs a {what} and an item: drop the rows without"
         )
-    integers = _canonical_integers(labels)
+    integers = canonical_integers(labels)
     if integers is None:
         return codes, labels
     order = np.argsort(integers)
@@ -57,7 +57,7 @@ def as_names(values, what: str) -> np.ndarray:
       DataError: as `densify`, but empty strings are allowed: they name nothing.
     """
     array = _id_array(values, what)
-    return _decoded(array, what) if array.dtype.kind == "S" else array.astype(np.str_)
+    return decoded(array, what) if array.dtype.kind == "S" else array.astype(np.str_)
 
 
 class LabelIndex:
@@ -116,7 +116,12 @@ def _name_of(value, what: str) -> str:
     )
 
 
-def _decoded(labels: np.ndarray, what: str) -> np.ndarray:
+def decoded(labels: np.ndarray, what: str) -> np.ndarray:
+    """Labels [n] as str, if they are UTF-8 bytes; others as they are.
+
+    Raises:
+      DataError: bytes that are not UTF-8.
+    """
     if labels.dtype.kind != "S":
         return labels
     bytes_of = np.ascontiguousarray(labels).view(np.uint8).reshape(-1, labels.dtype.itemsize)
@@ -131,8 +136,8 @@ def _decoded(labels: np.ndarray, what: str) -> np.ndarray:
         raise DataError(f"{what} id {found!r} is not UTF-8; decode the ids to str first") from None
 
 
-def _canonical_integers(labels: np.ndarray) -> np.ndarray | None:
-    """[n] int64 if every label is the usual spelling of one, else None: "007", "1.0" are names."""
+def canonical_integers(labels: np.ndarray) -> np.ndarray | None:
+    """[n] int64 if every label, a str, is the usual spelling of one, else None: "007", "1.0" are names."""
     try:
         integers = labels.astype(np.int64)
     except (ValueError, OverflowError):

@@ -1,7 +1,7 @@
 """From a source to a filtered log, and to a folder of it with the statistics that papers print."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from raserec_jax.data.filters import Filters
@@ -9,10 +9,16 @@ from raserec_jax.data.formats import AUTO
 from raserec_jax.data.interactions import ITEMS_FILE, InteractionLog
 from raserec_jax.data.item_text import ItemText, read_item_text
 from raserec_jax.data.known_sets import locate
+from raserec_jax.data.on_disk.prepare import Silent, prepare_on_disk
 from raserec_jax.data.readers import read_interactions
 from raserec_jax.data.roles import parse_columns
 from raserec_jax.data.sources import PathLike
 from raserec_jax.errors import ConfigError
+
+ON_DISK = ("auto", "yes", "no")
+LARGE_BYTES = (
+    2**30
+)  # of a file of interactions: the arrays of one, while it is read, take more than that
 
 
 def read_source(
@@ -37,19 +43,27 @@ def read_source(
         is not installed.
       DataError: the files cannot be used.
     """
-    if bool(interactions) == bool(dataset):
-        given = "both are" if dataset else "neither is"
-        raise ConfigError(f"give either --interactions=FILE or --dataset=NAME; {given} given")
-    if dataset:
-        files = locate(dataset)
-        interactions, items = files.interactions, items or files.items
-    elif not items and os.path.isfile(os.path.join(interactions, ITEMS_FILE)):
-        items = interactions  # a saved log brings its own
+    interactions, items = _files(interactions, dataset, items)
     columns = parse_columns(columns) if isinstance(columns, str) else columns
     log = read_interactions(
         interactions, format=format, columns=columns, min_rating=min_rating, name=dataset or None
     )
     return log, read_item_text(items, log) if items else None
+
+
+def _files(
+    interactions: PathLike | None, dataset: str | None, items: PathLike | None
+) -> tuple[PathLike, PathLike | None]:
+    """The interactions and the item text, as `read_source` is given them."""
+    if bool(interactions) == bool(dataset):
+        given = "both are" if dataset else "neither is"
+        raise ConfigError(f"give either --interactions=FILE or --dataset=NAME; {given} given")
+    if dataset:
+        files = locate(dataset)
+        return files.interactions, items or files.items
+    if not items and os.path.isfile(os.path.join(interactions, ITEMS_FILE)):
+        return interactions, interactions  # a saved log brings its own
+    return interactions, items
 
 
 class Prepared(NamedTuple):
@@ -94,12 +108,17 @@ def prepare(
     columns: Mapping[str, str] | str | None = None,
     filters: Filters | None = None,
     output: PathLike | None = None,
+    on_disk: str = "auto",
+    progress: Callable = Silent,
 ) -> str:
     """Reads, filters and, with `output`, saves; all is checked before anything is written.
 
     Args:
       interactions, dataset, items, format, columns, filters: as `read_filtered`.
       output: folder for the log and its item text; None writes nothing.
+      on_disk: of ON_DISK: whether the log is sorted on the disk, in memory that does not grow with it (`on_disk`), to
+        the same result; "auto" does so for files of LARGE_BYTES or more.
+      progress: of that, as `on_disk.prepare_on_disk`.
 
     Returns:
       The statistics before and after, as a table to print.
@@ -108,25 +127,67 @@ def prepare(
       ConfigError, DataError: as `read_filtered`, or the folder cannot be written.
     """
     filters = filters or Filters()
+    if _goes_to_disk(on_disk, _files(interactions, dataset, items)[0]):
+        return _prepare_on_disk(
+            interactions, dataset, items, format, columns, filters, output, progress
+        )
     source, log, text = read_filtered(
         interactions, dataset, items, format=format, columns=columns, filters=filters
     )
-    lines = [statistics_table({"as read": source, filters.title(): log})]
-    if text is not None:
-        lines.append(
-            f"text for {len(text.labels):,} of {log.num_items:,} items: {', '.join(text.columns)}"
-        )
     if output:
         log.save(output)
         if text is not None:
             text.save(output)
-        lines.append(f"saved {output} (fingerprint {log.fingerprint()[:16]})")
+    statistics = source.statistics(), log.statistics()
+    return _told(filters, statistics, text, output, output and log.fingerprint())
+
+
+def _told(filters: Filters, statistics, text: ItemText | None, output, fingerprint) -> str:
+    source, log = statistics
+    lines = [statistics_table({"as read": source, filters.title(): log})]
+    if text is not None:
+        lines.append(
+            f"text for {len(text.labels):,} of {log['items']:,} items: {', '.join(text.columns)}"
+        )
+    if output:
+        lines.append(f"saved {output} (fingerprint {fingerprint[:16]})")
     return "\n".join(lines)
 
 
-def statistics_table(logs: dict[str, InteractionLog]) -> str:
+def _goes_to_disk(on_disk: str, path: PathLike) -> bool:
+    if on_disk not in ON_DISK:
+        raise ConfigError(f"on_disk={on_disk!r:.80} is unknown; use one of {', '.join(ON_DISK)}")
+    is_file = os.path.isfile(path)
+    if on_disk == "yes" and not is_file and os.path.exists(path):
+        raise ConfigError(f"on_disk=yes is for files, and {path} is none; leave it out")
+    return on_disk == "yes" or (
+        on_disk == "auto" and is_file and os.path.getsize(path) >= LARGE_BYTES
+    )
+
+
+def _prepare_on_disk(
+    interactions, dataset, items, format, columns, filters, output, progress
+) -> str:
+    interactions, items = _files(interactions, dataset, items)
+    found = prepare_on_disk(
+        interactions,
+        output,
+        format=format,
+        columns=parse_columns(columns) if isinstance(columns, str) else columns,
+        filters=filters,
+        name=dataset or None,
+        progress=progress,
+    )
+    text = None
+    if items:
+        text = read_item_text(items, found.source_items()).restricted_to(found.log_items())
+        if output:
+            text.save(output)
+    return _told(filters, (found.source, found.log), text, output, found.fingerprint)
+
+
+def statistics_table(columns: dict[str, dict]) -> str:
     """The papers' statistics, one column per log, as text."""
-    columns = {title: log.statistics() for title, log in logs.items()}
     rows = [["", *columns]]
     for label, key, form in _ROWS:
         values = [statistics[key] for statistics in columns.values()]

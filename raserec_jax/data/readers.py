@@ -6,13 +6,14 @@ The formats are in `formats`; a folder that `InteractionLog.save` wrote is read 
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from raserec_jax.data import storage
 from raserec_jax.data.collecting import IdCollector, NumberCollector
 from raserec_jax.data.formats import AUTO, check_format, chunks_of
+from raserec_jax.data.formats.chunks import Chunk
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import read_item_text
 from raserec_jax.data.roles import checked_columns
@@ -68,7 +69,7 @@ def read_interactions(
             )
         log = InteractionLog.load(path)
         return log if name is None else dataclasses.replace(log, name=name)
-    return _read_file(path, format, columns, min_rating, name or _name_of(path))
+    return _read_file(path, format, columns, min_rating, name or name_of(path))
 
 
 def _read_file(
@@ -80,31 +81,50 @@ def _read_file(
 ) -> InteractionLog:
     users, items = IdCollector("user"), IdCollector("item")
     numbers: dict[str, NumberCollector] = {}
-    kept, highest = 0, -np.inf
-    for chunk in chunks_of(path, format, columns):
-        rows = slice(None)
-        if min_rating is not None:
-            ratings = _ratings(path, chunk)
-            rows, highest = ratings >= min_rating, max(highest, ratings.max())
-        user_ids = chunk.user_id.ids()[rows]
-        users.add(user_ids)
+    for chunk, rows in wanted_rows(path, format, columns, min_rating):
+        users.add(chunk.user_id.ids()[rows])
         items.add(chunk.item_id.ids()[rows])
-        kept += len(user_ids)
         for role in ("position", "timestamp"):
             column = getattr(chunk, role)
             if column is not None:
                 numbers.setdefault(role, NumberCollector()).add(column.numbers()[rows])
-    if not kept:
-        raise DataError(
-            f"{path}: no interaction is left: no rating reaches min_rating={min_rating:g} (the highest is "
-            f"{highest:g}); lower it"
-        )
     return InteractionLog.from_codes(
         users.finish(),
         items.finish(),
         **{role: collector.finish() for role, collector in numbers.items()},
         name=name,
     )
+
+
+def wanted_rows(
+    path: PathLike,
+    format: str,
+    columns: Mapping[str, str],
+    min_rating: int | float | None,
+    tell: Callable[[int], object] | None = None,
+) -> Iterator[tuple[Chunk, np.ndarray | slice]]:
+    """The pieces of a file of interactions, each with the rows of it that are rated high enough; at least one row in all.
+
+    Args:
+      path, format, columns, min_rating: as `read_interactions`.
+      tell: as `formats.chunks_of`.
+
+    Raises:
+      DataError, ConfigError: as `read_interactions`; on the way.
+    """
+    highest, any_kept = -np.inf, min_rating is None
+    for chunk in chunks_of(path, format, columns, tell):
+        rows = slice(None)
+        if min_rating is not None:
+            ratings = _ratings(path, chunk)
+            rows, highest = ratings >= min_rating, max(highest, ratings.max())
+            any_kept = any_kept or bool(rows.any())
+        yield chunk, rows
+    if not any_kept:
+        raise DataError(
+            f"{path}: no interaction is left: no rating reaches min_rating={min_rating:g} (the highest is "
+            f"{highest:g}); lower it"
+        )
 
 
 def _ratings(path: PathLike, chunk) -> np.ndarray:
@@ -116,8 +136,8 @@ def _ratings(path: PathLike, chunk) -> np.ndarray:
     return chunk.rating.numbers()
 
 
-def _name_of(path: PathLike) -> str:
-    """The folder's name for amazon_beauty/interactions.tsv.gz, else the file's, no extensions."""
+def name_of(path: PathLike) -> str:
+    """What a log is called after its file: the folder's name for amazon_beauty/interactions.tsv.gz, else the file's, no extensions."""
     path = pathlib.Path(path)
     stem = re.sub(rf"(\.({_EXTENSIONS}))+$", "", path.name, flags=re.IGNORECASE)
     if stem == "interactions":

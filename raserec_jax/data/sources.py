@@ -6,7 +6,7 @@ Only one block is in memory at a time, so the size of a file does not matter. Pi
 import gzip
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -40,12 +40,15 @@ class TextBlock(NamedTuple):
     content: bytes
 
 
-def text_blocks(path: PathLike, *, latin1_dat: bool = False) -> Iterator[TextBlock]:
+def text_blocks(
+    path: PathLike, *, latin1_dat: bool = False, tell: Callable[[int], object] | None = None
+) -> Iterator[TextBlock]:
     """Reads a text file, gzipped or not (told by its content, not its name).
 
     Args:
       path: the file.
       latin1_dat: take text that is not UTF-8 as Latin-1 where fields are separated by "::", as MovieLens has it.
+      tell: called with the bytes of the file, as it lies on the disk, that are read so far.
 
     Returns:
       An iterator over the file's lines without empty ones at its end; at least one block.
@@ -54,7 +57,7 @@ def text_blocks(path: PathLike, *, latin1_dat: bool = False) -> Iterator[TextBlo
       DataError: missing, a folder, unreadable, empty, damaged gzip, binary, or not UTF-8; on the way.
     """
     line, empty_lines, started = 1, 0, False
-    for content in _whole_lines(path):
+    for content in _whole_lines(path, tell):
         if content is None:
             raise DataError(
                 f"{at_line(path, line)}: longer than {LONGEST_LINE >> 20} MiB, expected a row per line; "
@@ -93,11 +96,11 @@ def shown(value: str) -> str:
     return repr(value[:80]) + ("…" if len(value) > 80 else "")
 
 
-def _whole_lines(path: PathLike) -> Iterator[bytes | None]:
+def _whole_lines(path: PathLike, tell) -> Iterator[bytes | None]:
     """Yields bytes that end at line ends, the last line with a break if it has none; None for a line too long."""
     parts: list[bytes] = []  # of a line whose end is not read yet
     whole = b""  # waits, so that a last line without a break comes with those before it
-    for piece in _pieces(path):
+    for piece in _pieces(path, tell):
         cut = piece.rfind(b"\n") + 1
         if cut:
             if whole:
@@ -118,11 +121,14 @@ def _count_lines(content: bytes) -> int:
     return int(np.count_nonzero(np.frombuffer(content, np.uint8) == ord("\n")))
 
 
-def _pieces(path: PathLike) -> Iterator[bytes]:
+def _pieces(path: PathLike, tell) -> Iterator[bytes]:
     try:
         with open(path, "rb") as file:
             source = gzip.open(file) if file.peek(2)[:2] == _GZIP else file
-            yield from iter(lambda: source.read(BLOCK_BYTES), b"")
+            for piece in iter(lambda: source.read(BLOCK_BYTES), b""):
+                if tell is not None and file.seekable():
+                    tell(file.tell())
+                yield piece
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path") from None
     except IsADirectoryError:

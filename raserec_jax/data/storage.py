@@ -4,6 +4,7 @@ A save goes to a temporary folder beside the target, is flushed to disk and rena
 moment leaves either the former content or the new one.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -11,7 +12,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -46,18 +47,40 @@ def save_arrays(
     """
     files = {f"{name}.npy": _npy_bytes(array) for name, array in arrays.items()}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    manifest = {"kind": kind, "version": _VERSION, **header, "sha256": digests}
-    files[MANIFEST] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
+    files[MANIFEST] = manifest_bytes(kind, header, digests)
+    with replaced_folder(folder, {MANIFEST, *own_files}) as temporary:
+        for name, content in files.items():
+            write_flushed(temporary / name, content)
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: PathLike, own_files: Iterable[str]) -> Iterator[pathlib.Path]:
+    """Context with an empty folder to be filled with flushed files; without an error it becomes `folder`.
+
+    Args:
+      folder: target; parents are created.
+      own_files: as `save_arrays`.
+
+    Raises:
+      DataError: the folder holds other files, or something cannot be written.
+    """
     target = pathlib.Path(os.path.realpath(folder))  # a link stays, what it points to is replaced
     try:
-        _refuse_foreign(target, {MANIFEST, *own_files})
+        _refuse_foreign(target, set(own_files))
         target.parent.mkdir(parents=True, exist_ok=True)
-        _replace_folder(target, files)
+        with _new_content(target) as temporary:
+            yield temporary
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written ({error.strerror or error}); "
             "choose another folder or free space"
         ) from error
+
+
+def manifest_bytes(kind: str, header: dict, digests: Mapping[str, str]) -> bytes:
+    """What MANIFEST says of a folder: its kind, further JSON entries, and the SHA-256 of each file."""
+    manifest = {"kind": kind, "version": _VERSION, **header, "sha256": dict(digests)}
+    return (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
 
 
 def load_arrays(
@@ -90,7 +113,7 @@ def write_file(path: PathLike, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         try:
-            _write_flushed(temporary, content)
+            write_flushed(temporary, content)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -108,16 +131,9 @@ def save_files(folder: PathLike, files: Mapping[str, bytes]) -> None:
     Raises:
       DataError: there is something already, or it cannot be written.
     """
-    target = pathlib.Path(folder)
-    try:
-        _refuse_foreign(target, set())
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _replace_folder(target, files)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written ({error.strerror or error}); "
-            "choose another folder or free space"
-        ) from error
+    with replaced_folder(folder, ()) as temporary:
+        for name, content in files.items():
+            write_flushed(temporary / name, content)
 
 
 def is_saved_folder(folder: PathLike) -> bool:
@@ -146,12 +162,13 @@ def _refuse_foreign(folder: pathlib.Path, own_files: set[str]) -> None:
         )
 
 
-def _replace_folder(folder: pathlib.Path, files: Mapping[str, bytes]) -> None:
+@contextlib.contextmanager
+def _new_content(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Context with an empty folder to be filled with flushed files; it then takes the place of `folder`."""
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
         temporary.mkdir()
-        for name, content in files.items():
-            _write_flushed(temporary / name, content)
+        yield temporary
         flush_path(temporary)
         _swap(temporary, folder)
     finally:
@@ -235,7 +252,8 @@ def _npy_bytes(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _write_flushed(path: pathlib.Path, content: bytes) -> None:
+def write_flushed(path: pathlib.Path, content: bytes) -> None:
+    """Writes a new file to the disk itself."""
     with open(path, "xb") as file:
         file.write(content)
         file.flush()

@@ -5,7 +5,7 @@ import datetime
 import numpy as np
 import pytest
 
-from raserec_jax.data.dates import Bound, in_words, parse_bound
+from raserec_jax.data.dates import Bound, in_words, parse_bound, usual_size
 from raserec_jax.errors import ConfigError
 
 DAY = 86_400
@@ -14,7 +14,7 @@ TIMES = np.array([0, 1, 1 + DAY // 2, DAY, DAY + 1]) + 1_406_073_599
 
 
 def held(value, times, *, is_end=False, name="to_date"):
-    return Bound(name, parse_bound(name, value), is_end).holds(times).tolist()
+    return Bound(name, parse_bound(name, value), is_end).holds(times, usual_size(times)).tolist()
 
 
 @pytest.mark.parametrize("unit", [1, 1_000, 1_000_000, 1_000_000_000])

@@ -91,7 +91,7 @@ def calls_until_done(monkeypatch, action):
     """Runs `action` once per file-system call that it makes, killed right before that call."""
     names = ("rename", "replace", "fsync")
     real = {name: getattr(os, name) for name in names}
-    write = storage._write_flushed
+    write = storage.write_flushed
     for stop in range(100):
         count = 0
 
@@ -111,7 +111,7 @@ def calls_until_done(monkeypatch, action):
         with monkeypatch.context() as patch:
             for name in names:
                 patch.setattr(os, name, guarded(real[name]))
-            patch.setattr(storage, "_write_flushed", guarded(write))
+            patch.setattr(storage, "write_flushed", guarded(write))
             try:
                 action()
                 return

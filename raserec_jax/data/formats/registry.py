@@ -48,13 +48,19 @@ def check_format(name: str) -> None:
         )
 
 
-def chunks_of(path: PathLike, format: str, columns: Mapping[str, str]) -> Iterator[Chunk]:
+def chunks_of(
+    path: PathLike,
+    format: str,
+    columns: Mapping[str, str],
+    tell: Callable[[int], object] | None = None,
+) -> Iterator[Chunk]:
     """Reads a file of interactions piece by piece.
 
     Args:
       path: the file.
       format: of FORMATS.
       columns: role -> the file's name of it.
+      tell: as `sources.text_blocks`; not called for Parquet.
 
     Returns:
       An iterator over chunks of at least one row, one chunk or more, all with the same roles.
@@ -65,7 +71,7 @@ def chunks_of(path: PathLike, format: str, columns: Mapping[str, str]) -> Iterat
     if format == PARQUET or (format == AUTO and is_parquet(path)):
         yield from read_parquet(path, columns)
         return
-    blocks = text_blocks(path)
+    blocks = text_blocks(path, tell=tell)
     if format == AUTO:
         first = next(blocks)
         format = sniff(path, first, columns)

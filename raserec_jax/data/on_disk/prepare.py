@@ -1,0 +1,177 @@
+"""All passes in order: from a file of interactions to the folder of a filtered log, in memory that the log does not set."""
+
+import contextlib
+import functools
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from raserec_jax.data import storage
+from raserec_jax.data.filters import Filters, no_core
+from raserec_jax.data.formats import AUTO, check_format
+from raserec_jax.data.interactions import OWN_FILES, InteractionLog
+from raserec_jax.data.on_disk.core import core_passes
+from raserec_jax.data.on_disk.counts import Counts
+from raserec_jax.data.on_disk.divide import PART_ROWS, divide
+from raserec_jax.data.on_disk.gather import Gathered, gather
+from raserec_jax.data.on_disk.order import order
+from raserec_jax.data.on_disk.parts import Parts
+from raserec_jax.data.on_disk.write import LogContent, write_log
+from raserec_jax.data.readers import name_of, wanted_rows
+from raserec_jax.data.roles import checked_columns
+from raserec_jax.data.sources import PathLike
+
+_MIB = 2**20
+
+
+class Outcome(NamedTuple):
+    """What was prepared.
+
+    source, log: statistics.
+    source_items, log_items: make a log of one user who took every item: item text looks at nothing else.
+    fingerprint: of the log; "" if it was not written.
+    """
+
+    source: dict
+    log: dict
+    source_items: Callable[[], InteractionLog]
+    log_items: Callable[[], InteractionLog]
+    fingerprint: str
+
+
+class Silent:
+    """A progress that shows nothing."""
+
+    def __init__(self, total: int | None, desc: str, unit: str):
+        del total, desc, unit
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def update(self, n: int = 1) -> None:
+        """Takes no note."""
+
+
+def prepare_on_disk(
+    path: PathLike,
+    output: PathLike | None,
+    *,
+    format: str = AUTO,
+    columns: Mapping[str, str] | None = None,
+    filters: Filters | None = None,
+    name: str | None = None,
+    rows_at_once: int = PART_ROWS,
+    progress: Callable = Silent,
+) -> Outcome:
+    """As `readers.read_interactions`, `Filters.apply` and `InteractionLog.save`, with the same bytes in the end.
+
+    In memory are some hundred MiB, about 100 bytes per item, and the longest history; on the disk, beside the output,
+    about twice the log while it is being made. A kill leaves no output, or the former one.
+
+    Args:
+      path: a file of interactions.
+      output: folder for the log; None writes nothing, and works in the system's folder for temporary files.
+      format, columns, name: as `read_interactions`.
+      filters: by default the 5-core.
+      rows_at_once: interactions in memory, about.
+      progress: makes a context with `update` from (total, desc, unit).
+
+    Raises:
+      DataError, ConfigError: as the functions above.
+    """
+    check_format(format)
+    filters, columns = filters or Filters(), checked_columns(columns)
+    name = name or name_of(path)
+    with _folders(output) as (folder, work):
+        with progress(_mib(path), "read", "MiB") as bar:
+            chunks = wanted_rows(path, format, columns, filters.min_rating, _Position(bar).tell)
+            found = gather(chunks, work / "pieces", piece_rows=rows_at_once)
+        with progress(found.rows, "divide", "interaction") as bar:
+            count = divide(found, work, part_rows=rows_at_once, rows_done=bar.update)
+        with progress(count, "order", "part") as bar:
+            parts, source, left = order(found, work, count, filters, name, part_done=bar.update)
+        left = _core(parts, left, filters, name, progress)
+        content = LogContent(found, parts, left.users, left.interactions, left.of_item)
+        fingerprint = ""
+        if folder is not None:
+            with progress(len(content.columns), "write", "array") as bar:
+                fingerprint = write_log(content, folder, name, array_done=bar.update)
+        return Outcome(
+            source.statistics(),
+            left.statistics(),
+            functools.partial(_only_items, _all_items(found, parts), name),
+            functools.partial(_only_items, content, name),
+            fingerprint,
+        )
+
+
+def _core(parts: Parts, left: Counts, filters: Filters, name: str, progress) -> Counts:
+    """What is left after the k-core."""
+    per_item = filters.min_interactions
+    per_user = max(filters.min_history, per_item)
+    if max(per_user, per_item) <= 1:
+        return left
+    most = left.of_item.max()
+    with progress(None, "core", "part") as bar:
+        core_passes(parts, left.of_item, per_user, per_item, part_done=bar.update)
+        kept = Counts(len(left.of_item))
+        for part in parts:
+            kept.add(part)
+    if not kept.users:
+        raise no_core(name, per_user, per_item, left.longest, most)
+    return kept
+
+
+def _all_items(found: Gathered, parts: Parts) -> LogContent:
+    return LogContent(found, parts, 0, 0, np.ones(len(found.item_labels), np.int64))
+
+
+def _only_items(content: LogContent, name: str) -> InteractionLog:
+    item_labels = content.item_labels()
+    count = len(item_labels) - 1
+    return InteractionLog(
+        np.zeros(count, np.int32),
+        np.arange(1, count + 1, dtype=np.int32),
+        None,
+        np.zeros(1, np.int64),
+        item_labels,
+        name,
+    )
+
+
+@contextlib.contextmanager
+def _folders(output: PathLike | None) -> Iterator[tuple[pathlib.Path | None, pathlib.Path]]:
+    """Context with the folder to be filled, if there is an output, and one to work in, which goes in the end."""
+    if output is None:
+        with tempfile.TemporaryDirectory() as work:
+            yield None, pathlib.Path(work)
+        return
+    with storage.replaced_folder(output, {storage.MANIFEST, *OWN_FILES}) as folder:
+        with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as work:
+            yield folder, pathlib.Path(work)
+
+
+def _mib(path: PathLike) -> int | None:
+    """How large the file is; None if that is not known, as of a pipe."""
+    return -(-os.path.getsize(path) // _MIB) if os.path.isfile(path) else None
+
+
+class _Position:
+    """Tells a bar how far a file is read, in MiB."""
+
+    def __init__(self, bar):
+        self._bar, self._done = bar, 0
+
+    def tell(self, position: int) -> None:
+        """Takes the bytes read so far."""
+        done = -(-position // _MIB)
+        if done > self._done:
+            self._bar.update(done - self._done)
+            self._done = done
