@@ -24,6 +24,7 @@ FORMATS = (
     "ratings_item_user",
     "json_lines",
     "parquet",
+    "tfds",
 )
 """Of a file of interactions; `data.formats` reads them."""
 

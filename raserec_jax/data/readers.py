@@ -16,6 +16,8 @@ from raserec_jax.data.formats import AUTO, check_format, chunks_of
 from raserec_jax.data.formats.chunks import Chunk
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import read_item_text
+from raserec_jax.data.records.folder import is_record_folder, read_records
+from raserec_jax.data.records.interactions import tfds_name
 from raserec_jax.data.roles import checked_columns
 from raserec_jax.data.sources import PathLike
 from raserec_jax.errors import DataError
@@ -45,9 +47,10 @@ def read_interactions(
     | `amazon_ratings` | one of the last two: the item is the column where every row is a ten-character ASIN |
     | `json_lines` | one object per line, with the names of `table` or of Amazon's reviews (reviewerID, asin, ...) |
     | `parquet` | the names of `table`; needs pyarrow |
+    | `tfds` | a TFDS data set, one example per interaction: `tfds:NAME/CONFIG[#SPLIT]`, or its folder; needs the extra |
 
     Args:
-      path: the file, of text gzipped or not; or the folder of a saved log.
+      path: the file, of text gzipped or not; or the folder of a saved log, of arrays or of records.
       format: of the above, or "auto": by content, as `formats.sniffing` says.
       columns: what the file calls a column, where it is none of the names above: {"item_id": "sku"}; where it has no
         header, its number from 1. Further columns of the file are ignored.
@@ -62,12 +65,13 @@ def read_interactions(
     columns = checked_columns(columns)
     check_format(format)
     if storage.is_saved_folder(path):
+        load = read_records if is_record_folder(path) else InteractionLog.load
         if min_rating is not None:
             raise DataError(
                 f"{path}: a saved log has no ratings, so min_rating={min_rating:g} cannot be applied; give it when "
                 "the log is made"
             )
-        log = InteractionLog.load(path)
+        log = load(path)
         return log if name is None else dataclasses.replace(log, name=name)
     return _read_file(path, format, columns, min_rating, name or name_of(path))
 
@@ -103,7 +107,8 @@ def wanted_rows(
     min_rating: int | float | None,
     tell: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[Chunk, np.ndarray | slice]]:
-    """The pieces of a file of interactions, each with the rows of it that are rated high enough; at least one row in all.
+    """The pieces of a file of interactions, each with the rows of it that are rated high enough; at least one row
+    in all.
 
     Args:
       path, format, columns, min_rating: as `read_interactions`.
@@ -137,7 +142,9 @@ def _ratings(path: PathLike, chunk) -> np.ndarray:
 
 
 def name_of(path: PathLike) -> str:
-    """What a log is called after its file: the folder's name for amazon_beauty/interactions.tsv.gz, else the file's, no extensions."""
+    """What a log is called: the folder's name for amazon_beauty/interactions.tsv.gz, else the file's, no extensions."""
+    if name := tfds_name(path):
+        return name
     path = pathlib.Path(path)
     stem = re.sub(rf"(\.({_EXTENSIONS}))+$", "", path.name, flags=re.IGNORECASE)
     if stem == "interactions":

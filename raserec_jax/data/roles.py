@@ -9,13 +9,14 @@ from raserec_jax.errors import ConfigError, DataError
 
 REQUIRED = ("user_id", "item_id")
 ROLES = (*REQUIRED, "position", "timestamp", "rating")
-# Ours (and Amazon 2023, whose item is parent_asin), Amazon 2014 and 2018, MovieLens; the first that a file has counts.
+# Ours (and Amazon 2023, whose item is parent_asin), Amazon 2014 and 2018, MovieLens, TFDS's MovieLens; the first that a
+# file has counts.
 KNOWN_NAMES = {
     "user_id": ("user_id", "reviewerID", "userId"),
-    "item_id": ("item_id", "parent_asin", "asin", "movieId"),
+    "item_id": ("item_id", "parent_asin", "asin", "movieId", "movie_id"),
     "position": ("position",),
     "timestamp": ("timestamp", "unixReviewTime"),
-    "rating": ("rating", "overall"),
+    "rating": ("rating", "overall", "user_rating"),
 }
 
 

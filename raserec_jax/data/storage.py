@@ -103,6 +103,15 @@ def load_arrays(
     return arrays, manifest
 
 
+def read_manifest(folder: PathLike, kind: str) -> dict:
+    """The manifest of a folder of that kind.
+
+    Raises:
+      DataError: not such a folder, or its manifest is damaged or foreign.
+    """
+    return _read_manifest(_find_folder(pathlib.Path(folder)), kind)
+
+
 def write_file(path: PathLike, content: bytes) -> None:
     """Writes a single file, whole or not at all.
 

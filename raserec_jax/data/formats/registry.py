@@ -17,12 +17,14 @@ from raserec_jax.data.formats.parquet import read_parquet
 from raserec_jax.data.formats.sequences import read_pairs, read_sequences
 from raserec_jax.data.formats.sniffing import sniff
 from raserec_jax.data.parquet_files import is_parquet
+from raserec_jax.data.records.interactions import is_tfds, read_tfds
 from raserec_jax.data.roles import nearest
 from raserec_jax.data.sources import PathLike, TextBlock, text_blocks
 from raserec_jax.errors import ConfigError
 
 AUTO = "auto"
 PARQUET = "parquet"
+TFDS = "tfds"
 _TEXT: dict[str, Callable[[PathLike, Iterator[TextBlock], Mapping[str, str]], Iterator[Chunk]]] = {
     "table": read_table,
     "recbole": read_recbole,
@@ -60,7 +62,7 @@ def chunks_of(
       path: the file.
       format: of FORMATS.
       columns: role -> the file's name of it.
-      tell: as `sources.text_blocks`; not called for Parquet.
+      tell: as `sources.text_blocks`; not called for Parquet and TFDS.
 
     Returns:
       An iterator over chunks of at least one row, one chunk or more, all with the same roles.
@@ -70,6 +72,9 @@ def chunks_of(
     """
     if format == PARQUET or (format == AUTO and is_parquet(path)):
         yield from read_parquet(path, columns)
+        return
+    if format == TFDS or (format == AUTO and is_tfds(path)):
+        yield from read_tfds(path, columns)
         return
     blocks = text_blocks(path, tell=tell)
     if format == AUTO:
