@@ -36,7 +36,13 @@ EXTRAS = {
     "parquet": ["pyarrow>=18"],
     # With it jax.export writes and reads its files.
     "export": ["flatbuffers>=24"],
-    "tfds": ["array-record>=0.5.1", "grain>=0.2.12", "tensorflow-datasets>=4.9.8"],
+    "tfds": [
+        "array-record>=0.5.1",
+        "grain>=0.2.12",
+        # tensorflow-datasets imports it, and got it from older etils.
+        "importlib-resources>=6",
+        "tensorflow-datasets>=4.9.8",
+    ],
     "dev": [
         "beartype>=0.20",
         "flatbuffers>=24",

@@ -19,7 +19,7 @@ _INTERACTIONS = flags.DEFINE_string(
     "interactions",
     None,
     "file of interactions, gzipped or not: TSV, CSV, RecBole .inter, lines of a user and items, MovieLens or Amazon "
-    "ratings, JSON lines, Parquet; or a saved log's folder",
+    "ratings, JSON lines, Parquet; a saved log's folder; tfds:NAME/CONFIG or a TFDS data set's folder",
 )
 _DATASET = flags.DEFINE_string("dataset", None, "a known data set, in place of --interactions")
 _FORMAT = flags.DEFINE_string("format", "auto", f"of --interactions: {', '.join(FORMATS)}")
@@ -49,6 +49,9 @@ _MIN_INTERACTIONS = flags.DEFINE_integer(
     "min_interactions", 5, "interactions of each user and of each item, iterated; 1 keeps all"
 )
 _OUTPUT = flags.DEFINE_string("output", None, "folder to save to; without it, nothing is saved")
+_FORM = flags.DEFINE_enum(
+    "form", "arrays", preparation.FORMS, "of --output; tfds: a TFDS data set in ArrayRecord files"
+)
 _ON_DISK = flags.DEFINE_enum(
     "on_disk",
     "auto",
@@ -83,6 +86,7 @@ def main(argv):
             columns=_COLUMNS.value,
             filters=filters,
             output=_OUTPUT.value,
+            form=_FORM.value,
             on_disk=_ON_DISK.value,
             progress=_progress,
         )

@@ -39,7 +39,7 @@ class IdCollector:
         return finished(*self.grouped(), self._what)
 
     def grouped(self) -> tuple[np.ndarray, np.ndarray]:
-        """Codes [N] int32 and labels [n] as they came, int64 or UTF-8 bytes, increasing; the collector is empty then."""
+        """As `finish`, with labels as they came: int64 or UTF-8 bytes, increasing."""
         if not self._labels:
             whole = _joined(self._integers) if self._integers else np.zeros(0, np.int64)
             return distinct(whole)[::-1]

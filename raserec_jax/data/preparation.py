@@ -11,10 +11,14 @@ from raserec_jax.data.item_text import ItemText, read_item_text
 from raserec_jax.data.known_sets import locate
 from raserec_jax.data.on_disk.prepare import Silent, prepare_on_disk
 from raserec_jax.data.readers import read_interactions
+from raserec_jax.data.records.content import histories_of
+from raserec_jax.data.records.folder import write_records
+from raserec_jax.data.records.libraries import extra
 from raserec_jax.data.roles import parse_columns
 from raserec_jax.data.sources import PathLike
 from raserec_jax.errors import ConfigError
 
+FORMS = ("arrays", "tfds")
 ON_DISK = ("auto", "yes", "no")
 LARGE_BYTES = (
     2**30
@@ -108,6 +112,7 @@ def prepare(
     columns: Mapping[str, str] | str | None = None,
     filters: Filters | None = None,
     output: PathLike | None = None,
+    form: str = "arrays",
     on_disk: str = "auto",
     progress: Callable = Silent,
 ) -> str:
@@ -116,6 +121,7 @@ def prepare(
     Args:
       interactions, dataset, items, format, columns, filters: as `read_filtered`.
       output: folder for the log and its item text; None writes nothing.
+      form: of FORMS: "arrays", or "tfds": a TFDS data set in ArrayRecord files (`records.folder`).
       on_disk: of ON_DISK: whether the log is sorted on the disk, in memory that does not grow with it (`on_disk`), to
         the same result; "auto" does so for files of LARGE_BYTES or more.
       progress: of that, as `on_disk.prepare_on_disk`.
@@ -127,15 +133,23 @@ def prepare(
       ConfigError, DataError: as `read_filtered`, or the folder cannot be written.
     """
     filters = filters or Filters()
+    if form not in FORMS:
+        raise ConfigError(f"form={form!r:.80} is unknown; use one of {', '.join(FORMS)}")
     if _goes_to_disk(on_disk, _files(interactions, dataset, items)[0]):
         return _prepare_on_disk(
-            interactions, dataset, items, format, columns, filters, output, progress
+            interactions, dataset, items, format, columns, filters, output, form, progress
         )
+    if form == "tfds":
+        extra("tensorflow_datasets")  # its absence is better known now
     source, log, text = read_filtered(
         interactions, dataset, items, format=format, columns=columns, filters=filters
     )
     if output:
-        log.save(output)
+        if form == "arrays":
+            log.save(output)
+        else:
+            with progress(log.num_users, "write", "user") as bar:
+                write_records(histories_of(log), output, user_done=bar.update)
         if text is not None:
             text.save(output)
     statistics = source.statistics(), log.statistics()
@@ -166,7 +180,7 @@ def _goes_to_disk(on_disk: str, path: PathLike) -> bool:
 
 
 def _prepare_on_disk(
-    interactions, dataset, items, format, columns, filters, output, progress
+    interactions, dataset, items, format, columns, filters, output, form, progress
 ) -> str:
     interactions, items = _files(interactions, dataset, items)
     found = prepare_on_disk(
@@ -176,6 +190,7 @@ def _prepare_on_disk(
         columns=parse_columns(columns) if isinstance(columns, str) else columns,
         filters=filters,
         name=dataset or None,
+        as_records=form == "tfds",
         progress=progress,
     )
     text = None

@@ -1,4 +1,4 @@
-"""All passes in order: from a file of interactions to the folder of a filtered log, in memory that the log does not set."""
+"""All passes in order: from a file of interactions to a filtered log's folder, in memory that does not grow with it."""
 
 import contextlib
 import functools
@@ -22,8 +22,11 @@ from raserec_jax.data.on_disk.order import order
 from raserec_jax.data.on_disk.parts import Parts
 from raserec_jax.data.on_disk.write import LogContent, write_log
 from raserec_jax.data.readers import name_of, wanted_rows
+from raserec_jax.data.records.folder import write_records
+from raserec_jax.data.records.libraries import extra
 from raserec_jax.data.roles import checked_columns
 from raserec_jax.data.sources import PathLike
+from raserec_jax.errors import DataError
 
 _MIB = 2**20
 
@@ -67,6 +70,7 @@ def prepare_on_disk(
     columns: Mapping[str, str] | None = None,
     filters: Filters | None = None,
     name: str | None = None,
+    as_records: bool = False,
     rows_at_once: int = PART_ROWS,
     progress: Callable = Silent,
 ) -> Outcome:
@@ -80,6 +84,7 @@ def prepare_on_disk(
       output: folder for the log; None writes nothing, and works in the system's folder for temporary files.
       format, columns, name: as `read_interactions`.
       filters: by default the 5-core.
+      as_records: write what `records.folder.write_records` does.
       rows_at_once: interactions in memory, about.
       progress: makes a context with `update` from (total, desc, unit).
 
@@ -89,7 +94,9 @@ def prepare_on_disk(
     check_format(format)
     filters, columns = filters or Filters(), checked_columns(columns)
     name = name or name_of(path)
-    with _folders(output) as (folder, work):
+    if as_records:
+        extra("tensorflow_datasets")  # its absence is better known now
+    with _folders(output, as_records) as (folder, work):
         with progress(_mib(path), "read", "MiB") as bar:
             chunks = wanted_rows(path, format, columns, filters.min_rating, _Position(bar).tell)
             found = gather(chunks, work / "pieces", piece_rows=rows_at_once)
@@ -100,9 +107,13 @@ def prepare_on_disk(
         left = _core(parts, left, filters, name, progress)
         content = LogContent(found, parts, left.users, left.interactions, left.of_item)
         fingerprint = ""
-        if folder is not None:
+        if output is not None:
             with progress(len(content.columns), "write", "array") as bar:
                 fingerprint = write_log(content, folder, name, array_done=bar.update)
+        if output is not None and as_records:
+            with progress(left.users, "write", "user") as bar:
+                histories = content.histories(name, fingerprint)
+                write_records(histories, output, user_done=bar.update)
         return Outcome(
             source.statistics(),
             left.statistics(),
@@ -147,11 +158,23 @@ def _only_items(content: LogContent, name: str) -> InteractionLog:
 
 
 @contextlib.contextmanager
-def _folders(output: PathLike | None) -> Iterator[tuple[pathlib.Path | None, pathlib.Path]]:
-    """Context with the folder to be filled, if there is an output, and one to work in, which goes in the end."""
-    if output is None:
-        with tempfile.TemporaryDirectory() as work:
-            yield None, pathlib.Path(work)
+def _folders(
+    output: PathLike | None, as_records: bool
+) -> Iterator[tuple[pathlib.Path | None, pathlib.Path]]:
+    """Context with the folder that becomes the output, if it is to hold arrays, and one to work in, which goes in the
+    end; on the disk of the output."""
+    if output is None or as_records:
+        beside = None if output is None else pathlib.Path(output).resolve().parent
+        try:
+            if beside is not None:
+                beside.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=beside) as work:
+                yield None, pathlib.Path(work)
+        except OSError as error:
+            where = output or tempfile.gettempdir()
+            raise DataError(
+                f"{where}: cannot be written ({error.strerror or error}); choose another folder or free space"
+            ) from error
         return
     with storage.replaced_folder(output, {storage.MANIFEST, *OWN_FILES}) as folder:
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as work:

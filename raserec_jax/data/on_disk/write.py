@@ -13,6 +13,7 @@ from raserec_jax.data import interactions, storage
 from raserec_jax.data.labels import decoded
 from raserec_jax.data.on_disk.gather import Gathered
 from raserec_jax.data.on_disk.parts import Parts
+from raserec_jax.data.records.content import Histories, History
 
 _BLOCK = 2**16  # labels at a time
 
@@ -51,6 +52,29 @@ class LogContent:
         """[V + 1] original ids; the padding's placeholder first."""
         return np.concatenate(list(self._item_labels()))
 
+    def histories(self, name: str, fingerprint: str) -> Histories:
+        """The log as records have it."""
+        kind, users, _ = self.columns["user_labels"]
+        times = self.columns.get("timestamps")
+        return Histories(
+            name,
+            fingerprint,
+            users,
+            kind.kind == "i",
+            None if times is None else times[0],
+            self.item_labels(),
+            self._each,
+        )
+
+    def _each(self) -> Iterator[History]:
+        for part in self._parts:
+            labels = decoded(part.labels, "").tolist()
+            item_ids, times = self._ids[part.item_ids], part.timestamps
+            ends = np.cumsum(part.lengths).tolist()
+            for label, start, end in zip(labels, [0, *ends], ends, strict=False):
+                rows = slice(start, end)
+                yield History(label, item_ids[rows], None if times is None else times[rows])
+
     def _user_ids(self) -> Iterator[np.ndarray]:
         first = 0
         for number in range(self._parts.count):
@@ -84,7 +108,7 @@ def _blocks(labels: np.ndarray, kind: np.dtype) -> Iterator[np.ndarray]:
 
 def write_log(
     content: LogContent,
-    folder: pathlib.Path,
+    folder: pathlib.Path | None,
     name: str,
     *,
     array_done: Callable[[], object] = lambda: None,
@@ -93,7 +117,7 @@ def write_log(
 
     Args:
       content: the log.
-      folder: to be filled.
+      folder: to be filled; None: only the fingerprint is wanted.
       name: of the log.
       array_done: called after each array.
 
@@ -115,9 +139,10 @@ def write_log(
             fingerprint.update(b"[")
         else:
             interactions.add_header(fingerprint, kind, rows)
-        file = _NpyFile(folder / f"{array}.npy", kind, rows)
+        file = None if folder is None else _NpyFile(folder / f"{array}.npy", kind, rows)
         for number, block in enumerate(blocks()):
-            file.add(block)
+            if file is not None:
+                file.add(block)
             if is_label:
                 text = json.dumps(block.tolist())[1:-1]
                 fingerprint.update((", " if number and text else "").encode() + text.encode())
@@ -125,11 +150,13 @@ def write_log(
                 fingerprint.update(np.ascontiguousarray(block))
         if is_label:
             fingerprint.update(b"]")
-        digests[f"{array}.npy"] = file.close()
+        if file is not None:
+            digests[f"{array}.npy"] = file.close()
         array_done()
     header = {"name": name, "fingerprint": fingerprint.hexdigest()}
-    manifest = storage.manifest_bytes(interactions.KIND, header, digests)
-    storage.write_flushed(folder / storage.MANIFEST, manifest)
+    if folder is not None:
+        manifest = storage.manifest_bytes(interactions.KIND, header, digests)
+        storage.write_flushed(folder / storage.MANIFEST, manifest)
     return header["fingerprint"]
 
 

@@ -8,6 +8,7 @@ It must have been prepared in a format of random access; nothing is downloaded h
 """
 
 import os
+import pathlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -36,9 +37,12 @@ def is_tfds(path: PathLike) -> bool:
 
 
 def tfds_name(path: PathLike) -> str:
-    """What a log of the data set is called: movielens_100k_ratings."""
-    name = str(path).removeprefix(PREFIX).partition("#")[0]
-    return name.replace("/", "_").replace("-", "_") if str(path).startswith(PREFIX) else ""
+    """What a log of the data set is called: movielens_100k_ratings; of a folder of files, whose last name is the version,
+    the name before it; "" where `read_tfds` is not meant."""
+    if str(path).startswith(PREFIX):
+        name = str(path).removeprefix(PREFIX).partition("#")[0]
+        return name.replace("/", "_").replace("-", "_")
+    return pathlib.Path(path).resolve().parent.name if is_tfds(path) else ""
 
 
 def read_tfds(path: PathLike, columns: Mapping[str, str]) -> Iterator[Chunk]:
@@ -63,7 +67,7 @@ def read_tfds(path: PathLike, columns: Mapping[str, str]) -> Iterator[Chunk]:
     roles = {role: names[place] for role, place in places.items()}
     row = 1
     for name in [split] if split else builder.info.splits:
-        examples = _examples(path, builder, name, list(roles.values()))
+        examples = _examples(path, builder, name)
         for first in range(0, len(examples), _ROWS_AT_ONCE):
             found = _taken(path, examples, first)
             columns_of = {
@@ -81,13 +85,13 @@ def _builder(path: PathLike):
     name, _, split = str(path).removeprefix(PREFIX).partition("#")
     try:
         if str(path).startswith(PREFIX):
-            return tfds.builder(name), split
+            return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR")), split
         return tfds.builder_from_directory(path), ""
     except Exception as error:  # TFDS answers with errors of many kinds
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(error).partition("Available")[0].split())[:200]
         raise DataError(
-            f"{path}: no TFDS data set that can be read ({reason}); give tfds:NAME/CONFIG, or the folder that holds "
-            "its dataset_info.json"
+            f"{path}: no TFDS data set that can be read ({reason or type(error).__name__}); give tfds:NAME/CONFIG with "
+            "TFDS_DATA_DIR set to where it was prepared, or the folder that holds its dataset_info.json"
         ) from None
 
 
@@ -98,19 +102,14 @@ def _not_prepared(builder) -> str:
     )
 
 
-def _examples(path: PathLike, builder, split: str, features: list[str]):
-    wanted = {feature: True for feature in features}
+def _examples(path: PathLike, builder, split: str):
     try:
-        return builder.as_data_source(split=split, decoders=_partial(wanted))
+        return builder.as_data_source(split=split)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
             f"{path}: cannot be read by place ({reason}); {_not_prepared(builder)}"
         ) from None
-
-
-def _partial(wanted: dict):
-    return extra("tensorflow_datasets").decode.PartialDecoding(wanted)
 
 
 def _taken(path: PathLike, examples, first: int) -> list[dict]:
