@@ -79,6 +79,7 @@ def raserec_published(dataset: str = "") -> ConfigDict:
                     "row_len": 0,
                     "long_history": "exact",
                     "feed": "device",
+                    "workers": 1,
                 },
                 "loss": {
                     "next_item": "full",

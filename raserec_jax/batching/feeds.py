@@ -5,6 +5,7 @@ an uninterrupted one. `packed` shuffles rows that were packed once; `prefix` dra
 and packs each batch where it is drawn. Over the same examples both give the same losses.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -77,6 +78,10 @@ class TrainingFeed(NamedTuple):
     row_len: places per row.
     fill: share of the places of its rows that hold items.
     on_host: the arrays are NumPy's, and `host_feed.host_batches` makes the batches.
+    shuffled: what the order of an epoch is of: rows (packed) or examples (prefix).
+    per_step: how many of these a batch takes.
+    stream: makes the batches of a run from records (`record_feed.RecordBatches`), if they come from there; the arrays
+      are then None but for target_ids.
     """
 
     arrays: FeedArrays
@@ -86,6 +91,9 @@ class TrainingFeed(NamedTuple):
     row_len: int
     fill: float = 1.0
     on_host: bool = False
+    shuffled: int = 0
+    per_step: int = 0
+    stream: Callable | None = None
 
 
 def packed_feed(
@@ -108,12 +116,20 @@ def packed_feed(
     row_examples = np.full(rows.token_places.shape, -1, np.int32)
     at = (rows.read_rows, rows.read_columns)
     row_examples[at] = example_of_place[rows.token_places[at] + 1]
-    per_row = np.sort((row_examples >= 0).sum(axis=1))[::-1]
-    batch_rows = int(np.clip(round(targets_per_batch / max(per_row.mean(), 1)), 1, len(per_row)))
+    per_row = (row_examples >= 0).sum(axis=1)
+    steps, batch_rows, reads = packed_sizes(per_row, targets_per_batch)
     arrays = _arrays(split, examples, max_len, rows, row_examples, on_host)
-    steps, reads = -(-len(per_row) // batch_rows), int(per_row[:batch_rows].sum())
     fill = float((rows.segment_ids > 0).mean())
-    return TrainingFeed(arrays, steps, batch_rows, reads, row_len, fill, on_host)
+    return TrainingFeed(
+        arrays, steps, batch_rows, reads, row_len, fill, on_host, len(per_row), batch_rows
+    )
+
+
+def packed_sizes(per_row: np.ndarray, targets_per_batch: int) -> tuple[int, int, int]:
+    """Steps per epoch, rows per batch and the most targets of a batch, from the number of targets of each row."""
+    per_row = np.sort(per_row)[::-1]
+    batch_rows = int(np.clip(round(targets_per_batch / max(per_row.mean(), 1)), 1, len(per_row)))
+    return -(-len(per_row) // batch_rows), batch_rows, int(per_row[:batch_rows].sum())
 
 
 def prefix_feed(
@@ -133,7 +149,9 @@ def prefix_feed(
     batch_rows = rows_needed(lengths, count, row_len, seed)
     arrays = _arrays(split, examples, max_len, None, None, on_host)
     steps, fill = -(-len(lengths) // count), float(lengths.mean() * count / batch_rows / row_len)
-    return TrainingFeed(arrays, steps, batch_rows, count, row_len, fill, on_host)
+    return TrainingFeed(
+        arrays, steps, batch_rows, count, row_len, fill, on_host, len(lengths), count
+    )
 
 
 def _arrays(
@@ -148,11 +166,9 @@ def _arrays(
 
 def epoch_order(feed: TrainingFeed, key: Array) -> Array:
     """Order of the epoch: a permutation of rows (packed) or examples (prefix), -1 after the end; int32."""
-    packed = feed.arrays.rows is not None
-    count = feed.arrays.row_examples.shape[0] if packed else feed.arrays.starts.shape[0]
-    per_batch = feed.batch_rows if packed else feed.reads
-    order = jax.random.permutation(key, jnp.arange(count, dtype=jnp.int32))
-    return jnp.pad(order, (0, feed.steps_per_epoch * per_batch - count), constant_values=-1)
+    order = jax.random.permutation(key, jnp.arange(feed.shuffled, dtype=jnp.int32))
+    missing = feed.steps_per_epoch * feed.per_step - feed.shuffled
+    return jnp.pad(order, (0, missing), constant_values=-1)
 
 
 def training_batch(feed: TrainingFeed, order: Array | Batch, step_in_epoch: Array) -> Batch:

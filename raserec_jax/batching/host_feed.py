@@ -4,6 +4,8 @@ A call's batches are gathered with NumPy, stacked, and sent ahead by `prefetch.P
 epoch's order and the step, as on the device, so a resumed run sees the same.
 """
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 from raserec_jax.batching.feeds import Batch, TrainingFeed
@@ -16,22 +18,30 @@ def host_batches(feed: TrainingFeed, order: np.ndarray, first: int, count: int, 
       feed: made with `on_host`.
       order: `feeds.epoch_order`, on the host.
     """
-    packed = feed.arrays.rows is not None
-    make, size = (_packed_batch, feed.batch_rows) if packed else (_prefix_batch, feed.reads)
+    make = prefix_batch if feed.arrays.rows is None else packed_batch
+    return stacked((make(feed, at) for at in at_steps(order, feed.per_step, first, count)), most)
+
+
+def at_steps(order: np.ndarray, per_step: int, first: int, count: int) -> Iterator[np.ndarray]:
+    """What of the order each of the steps first..first + count - 1 takes: [per_step]."""
+    for step in range(first, first + count):
+        yield order[step * per_step : (step + 1) * per_step]
+
+
+def stacked(batches: Iterable[Batch], most: int) -> Batch:
+    """Batches, at least one and at most `most`, as one of [most, ...] arrays; 0 after the last."""
     found = None
-    for i in range(count):
-        at = (first + i) * size
-        batch = make(feed, order[at : at + size])
+    for i, batch in enumerate(batches):
         if found is None:
             found = Batch(*(np.zeros((most, *field.shape), field.dtype) for field in batch))
-        for stacked, field in zip(found, batch, strict=True):
-            stacked[i] = field
+        for whole, field in zip(found, batch, strict=True):
+            whole[i] = field
     assert found is not None, "a call has at least one step"
     return found
 
 
-def _packed_batch(feed: TrainingFeed, row: np.ndarray) -> Batch:
-    """`feeds._packed_batch`."""
+def packed_batch(feed: TrainingFeed, row: np.ndarray) -> Batch:
+    """`feeds._packed_batch`: rows of the order, -1 = none."""
     arrays = feed.arrays
     real, row = (row >= 0)[:, None], np.maximum(row, 0)
     examples = np.where(real, arrays.row_examples[row], -1).reshape(-1)
@@ -49,8 +59,8 @@ def _packed_batch(feed: TrainingFeed, row: np.ndarray) -> Batch:
     )
 
 
-def _prefix_batch(feed: TrainingFeed, example_ids: np.ndarray) -> Batch:
-    """`feeds.example_batch`; the packing is that of `packing.pack_on_device`."""
+def prefix_batch(feed: TrainingFeed, example_ids: np.ndarray) -> Batch:
+    """`feeds.example_batch`: examples of the order, -1 = none; the packing is that of `packing.pack_on_device`."""
     real, example_ids = example_ids >= 0, np.maximum(example_ids, 0)
     starts = feed.arrays.starts[example_ids]
     lengths = np.where(real, feed.arrays.lengths[example_ids], 0)

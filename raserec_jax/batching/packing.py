@@ -62,11 +62,12 @@ def best_fit(lengths: np.ndarray, row_len: int) -> tuple[np.ndarray, np.ndarray,
     return rows, columns, num_rows
 
 
-def pack_on_host(windows: Windows, row_len: int, rng: np.random.Generator) -> PackedRows:
-    """Packs all windows, shuffled first so that a row holds a mixture; reads every place with a target.
+def lay_out(
+    windows: Windows, row_len: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Row and first column of each window, int32 [windows], and the number of rows; shuffled, so rows hold mixtures.
 
-    Where that leaves rows less than `GOOD_FILL` full, the longest windows go first, if it takes fewer rows. Reads come
-    in the order of the windows, and of the places within each.
+    Where that leaves rows less than `GOOD_FILL` full, the longest windows go first, if it takes fewer rows.
     """
     order = rng.permutation(len(windows.lengths))
     fitted = best_fit(windows.lengths[order], row_len)
@@ -77,6 +78,15 @@ def pack_on_host(windows: Windows, row_len: int, rng: np.random.Generator) -> Pa
             order, fitted = longest_first, again
     rows, columns = np.empty(len(order), np.int32), np.empty(len(order), np.int32)
     rows[order], columns[order], num_rows = fitted
+    return rows, columns, num_rows
+
+
+def pack_on_host(windows: Windows, row_len: int, rng: np.random.Generator) -> PackedRows:
+    """Packs all windows as `lay_out` says; reads every place with a target.
+
+    Reads come in the order of the windows, and of the places within each.
+    """
+    rows, columns, num_rows = lay_out(windows, row_len, rng)
     window = np.repeat(np.arange(len(rows)), windows.lengths)
     offset = np.arange(len(window)) - np.repeat(
         np.cumsum(windows.lengths) - windows.lengths, windows.lengths

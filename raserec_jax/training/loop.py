@@ -18,6 +18,7 @@ import optax
 
 from raserec_jax import checkpoints
 from raserec_jax.batching.prefetch import Prefetch
+from raserec_jax.batching.record_feed import Calls
 from raserec_jax.errors import CheckpointError, Interrupted, NonFiniteLossError
 from raserec_jax.training.early_stopping import EarlyStopping, should_stop, update
 from raserec_jax.training.objectives import Task
@@ -63,7 +64,7 @@ def make_run_steps(task: Task, optimizer: optax.GradientTransformation) -> Calla
 
     (state, constants, order, first_step_in_epoch, count, key, most) -> (state, losses [most], metric sums);
     losses beyond `count` are 0. In place of the order come the call's batches, and then first is 0, for a task with
-    `host_batches`. Where the optimizer skips steps that are not finite, their losses come back as they
+    `host_batches` or `stream`. Where the optimizer skips steps that are not finite, their losses come back as they
     are and count for nothing in the sums.
     """
     optimizer = optax.with_extra_args_support(optimizer)
@@ -71,7 +72,7 @@ def make_run_steps(task: Task, optimizer: optax.GradientTransformation) -> Calla
     def run_steps(state, constants, order, first, count, key, most):
         if task.batches is not None:
             order = task.batches(constants, order, first, count, most)
-        if task.batches is not None or task.host_batches is not None:
+        if task.batches or task.host_batches or task.stream:
             first = 0  # as a constant in both cases, or XLA would fuse, and so round, the steps differently
 
         def one(i, carry):
@@ -147,7 +148,7 @@ def fit(
     run.served = served
     total = settings.epochs * task.steps_per_epoch
     bar = progress(total, stage, "step", initial=run.steps_done)
-    with StopFlag() as stop, run.saver, bar as bar:
+    with StopFlag() as stop, run.saver, run.stream(), bar as bar:
         while run.epoch < settings.epochs and not should_stop(run.stopping, settings.patience):
             averages = run.train_epoch(bar, stop)
             run.check_state()
@@ -262,8 +263,7 @@ class _Fit:
         steps = self.task.steps_per_epoch
         done = self.steps_done - self.epoch * steps
         self.refresh_constants(starting=done == 0)
-        order = self.make_order(self.constants, jax.random.fold_in(self.order_key, self.epoch))
-        with self.calls(order, done) as calls:
+        with self.calls(done) as calls:
             while done < steps:
                 began = time.perf_counter()
                 given, first, count = next(calls)
@@ -299,11 +299,16 @@ class _Fit:
         return averages
 
     @contextlib.contextmanager
-    def calls(self, order: jax.Array, done: int) -> Iterator[Iterator[tuple]]:
+    def calls(self, done: int) -> Iterator[Iterator[tuple]]:
         """Context that gives, for each call that is left of the epoch: what `run_steps` takes as order, the first step
         in it, the number of steps. Batches from the host are made and sent by a thread while the device computes."""
         steps, most = self.task.steps_per_epoch, self.settings.steps_per_call
         spans = [(first, min(most, steps - first)) for first in range(done, steps, most)]
+        if self.task.stream is not None:
+            with Prefetch(lambda _: jax.device_put(next(self.streamed)), spans) as batches:
+                yield ((batch, 0, count) for batch, (_, count) in zip(batches, spans, strict=True))
+            return
+        order = self.order_of(self.epoch)
         if self.task.host_batches is None:
             yield ((order, first, count) for first, count in spans)
             return
@@ -314,6 +319,23 @@ class _Fit:
 
         with Prefetch(make, spans) as batches:
             yield iter(batches)
+
+    @contextlib.contextmanager
+    def stream(self) -> Iterator[None]:
+        """Context in which the task's stream is open, if it has one: from the present step to the end of the run."""
+        task, settings = self.task, self.settings
+        if task.stream is None:
+            yield
+            return
+        steps = task.steps_per_epoch
+        last = settings.epochs * steps
+        calls = Calls(steps, settings.steps_per_call, self.steps_done, last)
+        with task.stream(calls, lambda epoch: np.asarray(self.order_of(epoch))) as self.streamed:
+            yield
+
+    def order_of(self, epoch: int) -> jax.Array:
+        """The order of an epoch."""
+        return self.make_order(self.constants, jax.random.fold_in(self.order_key, epoch))
 
     def refresh_constants(self, starting: bool) -> None:
         """Brings the constants up to date where the task asks for it; a resumed run gets those it was stopped with."""

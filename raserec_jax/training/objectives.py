@@ -48,6 +48,8 @@ class Task(NamedTuple):
       `touched` then get in place of the order, with steps that count from 0. None = they take the order.
     host_batches: (order on the host, first step, steps, most steps) -> the same, NumPy arrays, made outside the
       step; None = not made there.
+    stream: (calls still to be made, epoch -> its order on the host) -> context with an iterator over the same for all
+      calls of the run, made by other processes (`record_feed.RecordBatches.open`); None = not made there.
     facts: what is told of the task in the results; JSON values.
     """
 
@@ -61,6 +63,7 @@ class Task(NamedTuple):
     touched: Callable | None = None
     batches: Callable | None = None
     host_batches: Callable | None = None
+    stream: Callable | None = None
     facts: dict | None = None
 
 
@@ -97,7 +100,7 @@ def pretrain_task(
     _check_choices(encoder, terms, next_item, negatives, item_updates)
     if feed.on_host and terms:
         raise ConfigError(
-            "pretrain.batching.feed=host does not go with contrastive terms, whose views are drawn from arrays on the "
+            "pretrain.batching.feed=host and grain do not go with contrastive terms, whose views are drawn from arrays on the "
             "device; use pretrain.batching.feed=device, or contrast.mode=none and no weight in sra_cl"
         )
 
@@ -202,14 +205,15 @@ def pretrain_task(
     return Task(
         jax.tree.map(jnp.asarray, constants),
         feed.steps_per_epoch,
-        lambda constants, key: epoch_order(feed._replace(arrays=constants[0] or feed.arrays), key),
+        lambda constants, key: epoch_order(feed, key),
         loss,
         refresh if any(term.refresh is not None for term in terms) else None,
         refresh_epochs,
         init,
         touched if item_updates == "touched" else None,
         None if feed.on_host else batches,
-        functools.partial(host_batches, feed) if feed.on_host else None,
+        functools.partial(host_batches, feed) if feed.on_host and not feed.stream else None,
+        feed.stream,
         {"row_len": feed.row_len, "fill": round(feed.fill, 4)},
     )
 

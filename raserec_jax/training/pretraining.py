@@ -10,8 +10,11 @@ import numpy as np
 
 from raserec_jax.batching.feeds import TrainingFeed, packed_feed, prefix_feed
 from raserec_jax.batching.packing import rows_needed
+from raserec_jax.batching.record_feed import record_feed
 from raserec_jax.batching.sampling import same_target_index
 from raserec_jax.batching.windows import training_examples
+from raserec_jax.data.records.content import histories_of
+from raserec_jax.data.records.folder import is_record_folder, records_fingerprint, write_records
 from raserec_jax.data.splits import Split
 from raserec_jax.encoding import EvaluationSet, encode_rows, evaluation_set
 from raserec_jax.errors import ConfigError, DataError
@@ -42,11 +45,11 @@ def make_encoder(config, num_items: int) -> Encoder:
     return make_backbone(num_items, **config.encoder)
 
 
-def make_feed(config, split: Split) -> TrainingFeed:
-    """The feed that `config.pretrain.batching` describes.
+def make_feed(config, split: Split, records: Path | None = None) -> TrainingFeed:
+    """The feed that `config.pretrain.batching` describes; records: where the log lies as such, for feed=grain.
 
     Raises:
-      ConfigError: unknown mode.
+      ConfigError: unknown mode, or no records.
       DataError: the split has no training target.
     """
     batching = config.pretrain.batching
@@ -59,8 +62,13 @@ def make_feed(config, split: Split) -> TrainingFeed:
         "targets_per_batch": batching.targets_per_batch,
         "row_len": batching.row_len,
         "seed": config.seed,
-        "on_host": batching.feed == "host",
     }
+    if batching.feed == "grain":
+        if records is None:
+            raise ConfigError("pretrain.batching.feed=grain needs records; use feed=device or host")
+        modes = {"mode": batching.mode, "long_history": batching.long_history}
+        return record_feed(split, records, workers=batching.workers, **modes, **common)
+    common["on_host"] = batching.feed == "host"
     if batching.mode == "packed":
         return packed_feed(split, long_history=batching.long_history, **common)
     if batching.mode == "prefix":
@@ -101,10 +109,14 @@ def make_terms(
 
 
 def make_pretrain_task(
-    config, encoder: Encoder, split: Split, semantic: SemanticTables | None = None
+    config,
+    encoder: Encoder,
+    split: Split,
+    semantic: SemanticTables | None = None,
+    records: Path | None = None,
 ) -> Task:
-    """Stage 1's objective on this split, as `config.pretrain` and `config.sra_cl` describe it."""
-    feed = make_feed(config, split)
+    """Stage 1's objective on this split, as `config.pretrain` and `config.sra_cl` describe it; records: as `make_feed`."""
+    feed = make_feed(config, split, records)
     terms = make_terms(config, encoder, feed, split, semantic)
     return pretrain_task(
         encoder,
@@ -161,7 +173,7 @@ def run_pretraining(
     """
     encoder = make_encoder(config, split.log.num_items)
     settings = config.pretrain.stopping
-    task = make_pretrain_task(config, encoder, split, semantic)
+    task = make_pretrain_task(config, encoder, split, semantic, _records(config, split, tools))
     key = jax.random.fold_in(jax.random.key(config.seed), {"pretrain": 1, "control": 3}[stage])
     if init_params is None:
         init_params = _fresh_params(config, encoder, semantic, jax.random.fold_in(key, 7))
@@ -195,6 +207,19 @@ def run_pretraining(
             name: value for name, value in params.items() if name not in of_terms
         },
     )
+
+
+def _records(config, split: Split, tools: Tools) -> Path | None:
+    """Where the log lies as records, if the feed wants these: what was read, if that is the log, or the workdir."""
+    if config.pretrain.batching.feed != "grain":
+        return None
+    log = split.log
+    for folder in (Path(config.data.interactions or "."), tools.workdir / "records"):
+        if is_record_folder(folder) and records_fingerprint(folder) == log.fingerprint():
+            return folder
+    with tools.progress(log.num_users, "records", "user") as bar:
+        write_records(histories_of(log), folder, user_done=bar.update)
+    return folder
 
 
 def _fresh_params(config, encoder: Encoder, semantic: SemanticTables | None, key) -> dict:

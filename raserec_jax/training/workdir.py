@@ -35,6 +35,7 @@ from raserec_jax.retrieval.retrieved import load_retrieved
 FREE_KEYS = (
     "checkpoint",
     "evaluation.samples",
+    "pretrain.batching.workers",
     "semantic.llm.base_url",
     "semantic.llm.key_variable",
     "semantic.llm.concurrency",

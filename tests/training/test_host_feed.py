@@ -162,5 +162,7 @@ def test_contrastive_terms_are_refused():
     examples = training_examples(SPLIT)
     settings = ContrastSettings("un", "dot", 1.0, 0.1, 0.1, 0, False)
     term = same_target_term(settings, same_target_index(examples), examples.user_ids, 4)
-    with pytest.raises(ConfigError, match="batching.feed=host does not go with contrastive terms"):
+    with pytest.raises(
+        ConfigError, match="batching.feed=host and grain do not go with contrastive"
+    ):
         tiny_task(True, terms=[term])
