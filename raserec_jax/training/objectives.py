@@ -100,8 +100,8 @@ def pretrain_task(
     _check_choices(encoder, terms, next_item, negatives, item_updates)
     if feed.on_host and terms:
         raise ConfigError(
-            "pretrain.batching.feed=host and grain do not go with contrastive terms, whose views are drawn from arrays on the "
-            "device; use pretrain.batching.feed=device, or contrast.mode=none and no weight in sra_cl"
+            "pretrain.batching.feed=host and grain do not go with contrastive terms, whose views are drawn from arrays "
+            "on the device; use pretrain.batching.feed=device, or contrast.mode=none and no weight in sra_cl"
         )
 
     def draws(constants, order, step_in_epoch, key):

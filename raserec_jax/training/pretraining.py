@@ -115,7 +115,7 @@ def make_pretrain_task(
     semantic: SemanticTables | None = None,
     records: Path | None = None,
 ) -> Task:
-    """Stage 1's objective on this split, as `config.pretrain` and `config.sra_cl` describe it; records: as `make_feed`."""
+    """Stage 1's objective on this split, as `config.pretrain` and `config.sra_cl` say; records: as `make_feed`."""
     feed = make_feed(config, split, records)
     terms = make_terms(config, encoder, feed, split, semantic)
     return pretrain_task(

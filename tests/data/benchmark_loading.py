@@ -1,6 +1,7 @@
 """Time and memory of loading: a generated file -> log -> 5-core -> leave_one_out.
 
     python tests/data/benchmark_loading.py --rows=1000000,5000000,20000000 --forms=tsv,tsv.gz
+    python tests/data/benchmark_loading.py --rows=2000000,10000000,40000000 --way=disk
 
 Every measurement is a process of its own, whose highest resident memory is reported; making the file is not part of
 it. The log is like that of a shop: items by a power law, history lengths log-normal with many users of a few
@@ -93,6 +94,26 @@ def named(numbers: np.ndarray, prefix: bytes, digits: int) -> np.ndarray:
     return matrix.view(f"S{matrix.shape[1]}")[:, 0]
 
 
+def measure_disk(path: str) -> None:
+    """Prepares on the disk, beside the file; prints what `measure` does, of what there is."""
+    from raserec_jax.data.on_disk.prepare import prepare_on_disk
+
+    base, began = _peak_mib(), time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=pathlib.Path(path).parent) as folder:
+        done = prepare_on_disk(path, pathlib.Path(folder, "log"))
+    found = {
+        "rows": done.source["interactions"],
+        "users": done.source["users"],
+        "items": done.source["items"],
+        "core_rows": done.log["interactions"],
+        "seconds": {"import": 0.0, "prepare": time.perf_counter() - began},
+        "cpu_seconds": time.process_time(),
+        "peak_mib": _peak_mib(),
+        "peak_mib_before": base,
+    }
+    print(json.dumps(found))
+
+
 def measure(path: str) -> None:
     """Loads, filters and splits; prints seconds of each part and the peak of memory as JSON."""
     began = time.perf_counter()
@@ -141,12 +162,13 @@ def main() -> None:
         "--generate", nargs=3, metavar=("FILE", "ROWS", "IDS"), help=argparse.SUPPRESS
     )
     flags.add_argument("--measure", help=argparse.SUPPRESS)
+    flags.add_argument("--way", choices=("memory", "disk"), default="memory")
     given = flags.parse_args()
     if given.generate:
         generate(pathlib.Path(given.generate[0]), int(given.generate[1]), given.generate[2])
         return
     if given.measure:
-        measure(given.measure)
+        (measure if given.way == "memory" else measure_disk)(given.measure)
         return
     print(
         f"{'rows':>12} {'ids':>9} {'form':>7} {'MB':>6} {'s':>6} {'us/row':>7} {'peak MiB':>9} {'B/row':>6}  parts"
@@ -158,13 +180,13 @@ def main() -> None:
                     path = pathlib.Path(given.folder or temporary, f"log-{rows}-{ids}.{form}")
                     if not path.exists():
                         _run("--generate", str(path), str(rows), ids)
-                    _report(rows, ids, form, path)
+                    _report(rows, ids, form, path, given.way)
                     if not given.folder:
                         path.unlink()
 
 
-def _report(rows: int, ids: str, form: str, path: pathlib.Path) -> None:
-    found = json.loads(_run(f"--measure={path}"))
+def _report(rows: int, ids: str, form: str, path: pathlib.Path, way: str) -> None:
+    found = json.loads(_run(f"--measure={path}", f"--way={way}"))
     parts = found["seconds"]
     total = sum(parts.values()) - parts["import"]
     per_row = (found["peak_mib"] - found["peak_mib_before"]) * 2**20 / rows

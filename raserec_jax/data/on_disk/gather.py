@@ -1,4 +1,4 @@
-"""The first pass: a source of any format and size as pieces of numbered columns, and what is to be known of all of it."""
+"""The first pass: a source of any format and size as pieces of numbered columns, and what is true of all of it."""
 
 import dataclasses
 import pathlib

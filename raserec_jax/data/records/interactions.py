@@ -37,8 +37,8 @@ def is_tfds(path: PathLike) -> bool:
 
 
 def tfds_name(path: PathLike) -> str:
-    """What a log of the data set is called: movielens_100k_ratings; of a folder of files, whose last name is the version,
-    the name before it; "" where `read_tfds` is not meant."""
+    """What a log of the data set is called: movielens_100k_ratings; of a folder, whose last name is a version, the one
+    before it; "" where `read_tfds` is not meant."""
     if str(path).startswith(PREFIX):
         name = str(path).removeprefix(PREFIX).partition("#")[0]
         return name.replace("/", "_").replace("-", "_")
