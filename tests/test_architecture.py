@@ -61,6 +61,10 @@ CONFINED = {
     "jax": ("!data/", "!store/", "!platform.py", "!presets.py", "!cli.py", "!config_files.py"),
     "openai": ("semantic/llm_client.py",),
     "sentence_transformers": ("semantic/sentence_encoder.py",),
+    # An extra; all else asks for it by `data.records.libraries.extra`.
+    "tensorflow_datasets": ("data/records/builder.py",),
+    "array_record": (),
+    "grain": (),
     "tensorflow": (),
     "pickle": (),
     "launch": (),

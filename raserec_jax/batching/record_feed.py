@@ -70,25 +70,41 @@ class CallMaker:
 
     def batches(self, order: np.ndarray, first: int, count: int, most: int) -> Batch:
         """As `host_feed.host_batches`."""
-        make = self._prefix if self._layout is None else self._packed
-        steps = host_feed.at_steps(order, self._feed.per_step, first, count)
-        return host_feed.stacked(map(make, steps), most)
+        make, users_of = self._packed, self._users_of_rows
+        if self._layout is None:
+            make, users_of = self._prefix, self._users_of_examples
+        steps = list(host_feed.at_steps(order, self._feed.per_step, first, count))
+        wanted = np.concatenate([[0], *steps])
+        # All at once: a read costs more than what is read.
+        first_user = self._users_of_examples(np.zeros(1, np.int64))
+        users = np.unique(np.concatenate([first_user, users_of(wanted[wanted >= 0])])).tolist()
+        histories = dict(zip(users, self._users.items(users), strict=True))
+        return host_feed.stacked((make(step, histories) for step in steps), most)
 
-    def _packed(self, row_ids: np.ndarray) -> Batch:
+    def _users_of_rows(self, rows: np.ndarray) -> np.ndarray:
+        return self._layout.users[self._windows(rows)[1]]
+
+    def _users_of_examples(self, examples: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._first_example, examples, side="right") - 1
+
+    def _windows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of `rows`, and which window, of each window in these rows."""
+        counts = np.diff(self._layout.first_window)[rows]
+        row = np.repeat(np.arange(len(rows)), counts)
+        window = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return row, window + self._layout.first_window[rows][row]
+
+    def _packed(self, row_ids: np.ndarray, histories: dict[int, np.ndarray]) -> Batch:
         """A batch of some rows, by a feed of these alone, and of row 0 and example 0, which stand where nothing is."""
         real = row_ids >= 0
         rows = np.concatenate([[0], row_ids[real]])
         layout = self._layout
-        counts = np.diff(layout.first_window)[rows]
-        row = np.repeat(np.arange(len(rows)), counts)
-        window = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-        window += layout.first_window[rows][row]
+        row, window = self._windows(rows)
         users, starts = layout.users[window], layout.starts[window]
         lengths, columns = layout.lengths[window], layout.columns[window]
-
-        histories = self._items_of(users)
         ends = starts + lengths
-        stretches = list(zip(histories, starts, ends, strict=True))
+        own = [histories[user] for user in users.tolist()]
+        stretches = list(zip(own, starts.tolist(), ends.tolist(), strict=True))
         items = np.concatenate([history[start:end] for history, start, end in stretches])
         following = np.concatenate(
             [history[start + 1 : end + 1] for history, start, end in stretches]
@@ -109,23 +125,23 @@ class CallMaker:
         packed = PackedRows(token_places, segment_ids, positions, none, none)
         local = np.full(len(row_ids), -1)
         local[real] = np.arange(1, len(rows))
-        targets = np.concatenate([[self._first_target], following[read]])
+        targets = np.concatenate([[self._first_target(histories)], following[read]])
         arrays = FeedArrays(items, none, none, targets, packed, row_examples)
         batch = host_feed.packed_batch(self._feed._replace(arrays=arrays), local)
         return _known_as(batch, np.concatenate([[0], example_ids[read]]))
 
-    def _prefix(self, example_ids: np.ndarray) -> Batch:
+    def _prefix(self, example_ids: np.ndarray, histories: dict[int, np.ndarray]) -> Batch:
         """A batch of some examples, by a feed of these alone, and of example 0, which stands where none is."""
         real = example_ids >= 0
         examples = np.concatenate([[0], example_ids[real]])
-        users = np.searchsorted(self._first_example, examples, side="right") - 1
+        users = self._users_of_examples(examples)
         places = examples - self._first_example[users]  # of the last item before the target
         lengths = np.minimum(places + 1, self._max_len)
-        histories = self._items_of(users)
+        own = [histories[user] for user in users.tolist()]
         ends = places + 1
-        stretches = zip(histories, ends - lengths, ends, strict=True)
+        stretches = zip(own, ends - lengths, ends, strict=True)
         items = np.concatenate([history[start:end] for history, start, end in stretches])
-        targets = np.array([history[end] for history, end in zip(histories, ends, strict=True)])
+        targets = np.array([history[end] for history, end in zip(own, ends, strict=True)])
         local = np.full(len(example_ids), -1)
         local[real] = np.arange(1, len(examples))
         starts = np.cumsum(lengths) - lengths
@@ -134,16 +150,10 @@ class CallMaker:
             host_feed.prefix_batch(self._feed._replace(arrays=arrays), local), examples
         )
 
-    def _items_of(self, users: np.ndarray) -> list[np.ndarray]:
-        """The histories of users, each read once."""
-        distinct, places = np.unique(users, return_inverse=True)
-        found = self._users.take(distinct.tolist())
-        return [found[place].item_ids for place in places.tolist()]
-
-    @property
-    def _first_target(self) -> np.int32:
-        user = int(np.searchsorted(self._first_example, 0, side="right")) - 1
-        return self._users[user].item_ids[1]
+    def _first_target(self, histories: dict[int, np.ndarray]) -> np.int32:
+        """The target of example 0, whose window is in row 0 or not."""
+        user = int(self._users_of_examples(np.zeros(1, np.int64))[0])
+        return histories[user][1]
 
 
 def _known_as(batch: Batch, example_ids: np.ndarray) -> Batch:

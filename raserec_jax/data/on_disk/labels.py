@@ -5,7 +5,7 @@ import numpy as np
 from raserec_jax.data.labels import canonical_integers, decoded
 from raserec_jax.data.sorting import distinct
 
-_PENDING = 2**20  # labels, before they are merged
+_PENDING = 2**18  # labels, before they are merged
 _BLOCK = 2**16
 
 
