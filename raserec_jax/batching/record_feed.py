@@ -10,8 +10,8 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,12 +19,9 @@ from raserec_jax.batching import host_feed
 from raserec_jax.batching.feeds import Batch, FeedArrays, TrainingFeed, packed_sizes
 from raserec_jax.batching.packing import PackedRows, default_row_len, lay_out, rows_needed
 from raserec_jax.batching.windows import training_examples, user_windows
-from raserec_jax.data.records.folder import records_fingerprint, records_of
-from raserec_jax.data.records.histories import RecordedHistories
 from raserec_jax.data.records.libraries import extra
 from raserec_jax.data.sources import PathLike
 from raserec_jax.data.splits import Split
-from raserec_jax.errors import DataError
 
 _AHEAD = 2  # calls that each worker makes before they are asked for
 _WAIT_S = 0.01
@@ -46,6 +43,14 @@ class Layout(NamedTuple):
     columns: np.ndarray
 
 
+@runtime_checkable
+class Users(Protocol):
+    """Histories by the user's number, such as `records.histories.RecordedHistories`."""
+
+    def items(self, users: Sequence[int]) -> list[np.ndarray]:
+        """The item ids, int32 [n] each, of some users."""
+
+
 class CallMaker:
     """Makes the batches of a device call from records; sent to the worker processes.
 
@@ -59,7 +64,7 @@ class CallMaker:
 
     def __init__(
         self,
-        users: RecordedHistories,
+        users: Users,
         feed: TrainingFeed,
         first_example: np.ndarray,
         layout: Layout | None,
@@ -222,7 +227,7 @@ class RecordBatches:
     """
 
     def __init__(self, maker: CallMaker, workers: int):
-        self._maker, self._workers = maker, workers
+        self.maker, self._workers = maker, workers
 
     @contextlib.contextmanager
     def open(
@@ -239,7 +244,7 @@ class RecordBatches:
         spans = calls.spans()
         with tempfile.TemporaryDirectory() as folder:
             orders = Orders(folder)
-            dataset = grain.MapDataset.source(spans).map(_Make(self._maker, orders, calls.most))
+            dataset = grain.MapDataset.source(spans).map(_Make(self.maker, orders, calls.most))
             reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
             dataset = dataset.to_iter_dataset(reading)
             if self._workers:
@@ -285,7 +290,7 @@ def _settle_flags() -> None:
 
 def record_feed(
     split: Split,
-    folder: PathLike,
+    users: Users,
     *,
     mode: str,
     max_len: int,
@@ -299,15 +304,9 @@ def record_feed(
 
     Args:
       split: of the log.
-      folder: of its records.
+      users: of the same log; what is sent to the processes.
       workers: processes that make batches; 0: threads of this one.
-
-    Raises:
-      ConfigError: the extra is missing.
-      DataError: the records are of another log.
     """
-    if records_fingerprint(folder) != split.log.fingerprint():
-        raise DataError(f"{folder}: the records of another log; delete the folder, or give another")
     row_len = row_len or default_row_len(max_len)
     counts = np.maximum(split.train_end.astype(np.int64) - 1, 0)
     first_example = np.concatenate([[0], np.cumsum(counts)])
@@ -319,11 +318,11 @@ def record_feed(
         steps, batch_rows, reads = packed_sizes(per_row, targets_per_batch)
         fill = float(windows.lengths.sum() / (num_rows * row_len))
         by_row = np.argsort(rows, kind="stable")
-        users = split.log.user_ids[windows.starts[by_row]]
+        owners = split.log.user_ids[windows.starts[by_row]]
         layout = Layout(
             np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=num_rows))]),
-            users,
-            (windows.starts[by_row] - split.log.offsets[users]).astype(np.int32),
+            owners,
+            (windows.starts[by_row] - split.log.offsets[owners]).astype(np.int32),
             windows.lengths[by_row],
             windows.num_targets[by_row],
             columns[by_row],
@@ -337,7 +336,7 @@ def record_feed(
         steps, fill = -(-shuffled // reads), float(lengths.mean() * reads / batch_rows / row_len)
     nothing = FeedArrays(None, None, None, None, None, None)
     feed = TrainingFeed(nothing, steps, batch_rows, reads, row_len, fill, True, shuffled, per_step)
-    maker = CallMaker(records_of(folder), feed, first_example, layout, max_len)
+    maker = CallMaker(users, feed, first_example, layout, max_len)
     return feed._replace(
         arrays=nothing._replace(target_ids=training_examples(split).target_ids),
         stream=RecordBatches(maker, workers).open,

@@ -14,7 +14,12 @@ from raserec_jax.batching.record_feed import record_feed
 from raserec_jax.batching.sampling import same_target_index
 from raserec_jax.batching.windows import training_examples
 from raserec_jax.data.records.content import histories_of
-from raserec_jax.data.records.folder import is_record_folder, records_fingerprint, write_records
+from raserec_jax.data.records.folder import (
+    is_record_folder,
+    records_fingerprint,
+    records_of,
+    write_records,
+)
 from raserec_jax.data.splits import Split
 from raserec_jax.encoding import EvaluationSet, encode_rows, evaluation_set
 from raserec_jax.errors import ConfigError, DataError
@@ -67,7 +72,7 @@ def make_feed(config, split: Split, records: Path | None = None) -> TrainingFeed
         if records is None:
             raise ConfigError("pretrain.batching.feed=grain needs records; use feed=device or host")
         modes = {"mode": batching.mode, "long_history": batching.long_history}
-        return record_feed(split, records, workers=batching.workers, **modes, **common)
+        return record_feed(split, records_of(records), workers=batching.workers, **modes, **common)
     common["on_host"] = batching.feed == "host"
     if batching.mode == "packed":
         return packed_feed(split, long_history=batching.long_history, **common)

@@ -9,7 +9,7 @@ import pytest
 
 from raserec_jax.batching.record_feed import record_feed
 from raserec_jax.data.records.content import histories_of
-from raserec_jax.data.records.folder import write_records
+from raserec_jax.data.records.folder import records_of, write_records
 from raserec_jax.errors import Interrupted
 from raserec_jax.training import loop
 from raserec_jax.training.objectives import pretrain_task
@@ -40,7 +40,7 @@ def test_records_train_as_the_device_does(tmp_path, monkeypatch, folder):
     )
     feed = record_feed(
         SPLIT,
-        folder,
+        records_of(folder),
         mode="packed",
         long_history="chunked",
         max_len=8,
