@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from raserec_jax.constants import PAD_ID
-from raserec_jax.evaluation.ranking import Scores
+from raserec_jax.evaluation.item_scores import Scores
 
 _NARROWEST = 64  # items of the narrowest group; wider ones are 4, 16, ... times as wide
 
