@@ -34,7 +34,8 @@ ALLOWED = {
     "evaluation": {"mesh", "placement"},
     "baselines": {"data", "evaluation"},
     "batching": {"data"},
-    "encoding": {"batching", "data", "mesh", "models", "placement"},
+    "spread_encoding": {"batching", "mesh", "models", "placement"},
+    "encoding": {"batching", "data", "models", "spread_encoding"},
     "semantic": {"batching", "data", "progress", "report", "retrieval"},
     "recommend": {
         "batching",
