@@ -46,7 +46,7 @@ def encode_rows_over(
     rows: PackedRows,
     rows_per_block: int,
 ) -> Float[Array, "reads dim"]:
-    """`encoding.encode_rows` on a mesh; the vectors are where an array is by default, as if one device had made them."""
+    """`encoding.encode_rows` on a mesh; the vectors come back as if one device had made them."""
     dealt, places = _deal(np.asarray(item_ids), rows, mesh.size)
     dealt = jax.tree.map(lambda one: rows_over(mesh, MEMORY_ROWS, one), dealt)
     table = rows_over(mesh, ITEM_ROWS, params[_TABLE])
