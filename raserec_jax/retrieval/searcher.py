@@ -41,6 +41,7 @@ def make_searcher(
     top_k: int = 20,
     approx_recall: float = 0.0,
     mesh: Mesh | None = None,
+    capacity: int = 0,
 ) -> Searcher:
     """Builds an index.
 
@@ -50,7 +51,7 @@ def make_searcher(
       bank: what is to be searched.
       eligibility: one of eligibility.RULES.
       recall_target, top_k: for scann, the recall of the best `top_k` to tune for, in (0, 1].
-      approx_recall: for exact, as in ExactIndex; 0 = exact.
+      approx_recall, capacity: for exact, as in ExactIndex.
       mesh: for exact, the devices that the rows lie over; None = the default device. Of several devices "auto" makes
         exact use, and scann none.
 
@@ -65,7 +66,13 @@ def make_searcher(
     if engine == "auto":
         engine = "exact" if mesh is not None and mesh.size > 1 else _choose(bank.rows)
     if engine == "exact":
-        return ExactIndex(bank, eligibility=eligibility, approx_recall=approx_recall, mesh=mesh)
+        return ExactIndex(
+            bank,
+            eligibility=eligibility,
+            mesh=mesh,
+            capacity=capacity,
+            approx_recall=approx_recall,
+        )
     return ScannIndex(bank, eligibility=eligibility, recall_target=recall_target, top_k=top_k)
 
 
