@@ -16,7 +16,6 @@ from raserec_jax.mesh import REPLICATED, placed, rows_on
 
 def on_mesh(mesh: Mesh, spec: PartitionSpec, array: np.ndarray) -> jax.Array:
     """The array on the mesh; its first dimension must divide over the axes that `spec` names (`mesh.rows_on`)."""
-    array = np.asarray(array)
     return jax.make_array_from_callback(array.shape, placed(mesh, spec), lambda index: array[index])
 
 
@@ -26,7 +25,7 @@ def rows_over(mesh: Mesh, spec: PartitionSpec, array: jax.Array | np.ndarray) ->
     pads = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
     if _is_there(mesh, array):
         return jax.device_put(jnp.pad(array, pads) if missing else array, placed(mesh, spec))
-    return on_mesh(mesh, spec, np.pad(array, pads))
+    return on_mesh(mesh, spec, np.pad(np.asarray(array), pads))
 
 
 def everywhere(mesh: Mesh, tree: Any) -> Any:
@@ -35,7 +34,7 @@ def everywhere(mesh: Mesh, tree: Any) -> Any:
     def place(array):
         if _is_there(mesh, array):
             return jax.device_put(array, placed(mesh, REPLICATED))
-        return on_mesh(mesh, REPLICATED, array)
+        return on_mesh(mesh, REPLICATED, np.asarray(array))
 
     return jax.tree.map(place, tree)
 

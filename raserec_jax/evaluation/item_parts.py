@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
@@ -17,7 +18,9 @@ from raserec_jax.mesh import BATCH_ROWS, ITEM_ROWS, MEMORY_ROWS, MODEL, REPLICAT
 from raserec_jax.placement import everywhere, rows_over
 
 
-def parts_on(mesh: Mesh, scores: Scores, rows: Any, item_table: Array) -> tuple[Scores, Any, Array]:
+def parts_on(
+    mesh: Mesh, scores: Scores, rows: Any, item_table: Array | np.ndarray
+) -> tuple[Scores, Any, Array]:
     """The arguments of `over_parts` where they belong, filled up with rows of zeros.
 
     Args:
