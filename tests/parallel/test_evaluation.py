@@ -67,6 +67,8 @@ def test_ranks_and_lists_are_those_of_one_device(shape, kind, items):
         for one, other in zip(ranks, expected, strict=True):
             np.testing.assert_array_equal(one, other)
         assert ranks[0][3] == items - 1  # the NaN
+        if shape[1] == 1 or kind == "mixed":  # then lists are made as on one device
+            continue
         k = min(6, items)
         lists = top_items(scores, table, k, seen, mesh=mesh, **CHUNKS)
         for one, other in zip(lists, top_items(scores, table, k, seen, **CHUNKS), strict=True):
@@ -107,17 +109,19 @@ def test_memory_and_validation_are_those_of_one_device(split, tmp_path):
     config.encoder.update(max_len=6, dim=8, num_layers=1, inner_dim=8)
     config.memory.update(top_k=4, engine="exact")
     config.mixing.top_k = 4
+    config.memory.recall_sample = 32
     encoder, mesh = make_encoder(config, split.log.num_items), mesh_of(2, 2)
     params = drawn_params(encoder)
-    one = run_memory(config, encoder, params, split, tmp_path / "one")
-    other = run_memory(config, encoder, params, split, tmp_path / "mesh", mesh=mesh)
+    one = run_memory(config, encoder, params, split, tmp_path / "one", for_training=False)
+    other = run_memory(
+        config, encoder, params, split, tmp_path / "mesh", for_training=False, mesh=mesh
+    )
     assert one.full_bank.fingerprint == other.full_bank.fingerprint
     for found, expected in (
-        (other.example_retrieved, one.example_retrieved),
         (other.valid.retrieved, one.valid.retrieved),
         (other.test.retrieved, one.test.retrieved),
     ):
         jax.tree.map(np.testing.assert_array_equal, found, expected)
-    assert other.report["recall"] == 1.0
+    assert other.report["recall"]["recall"] == 1.0
     metrics = encoder_evaluator(encoder, split, "valid", mesh=mesh)(params)
     assert metrics == encoder_evaluator(encoder, split, "valid")(params)
