@@ -29,7 +29,6 @@ ALLOWED = {
     "losses": {"products", "table_rows"},
     "store": set(),
     "retrieval": {"mesh", "placement", "store"},
-    "mesh": set(),
     "placement": {"mesh"},
     "evaluation": {"mesh", "placement"},
     "baselines": {"data", "evaluation"},
