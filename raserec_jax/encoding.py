@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from raserec_jax.batching.packing import PackedRows, default_row_len, gather_items, pack_on_host
@@ -24,8 +25,11 @@ from raserec_jax.batching.windows import (
 )
 from raserec_jax.data.splits import Split
 from raserec_jax.models.backbones import Encoder
+from raserec_jax.spread_encoding import encode_rows_over
 
-ROWS_PER_BLOCK = 128
+# Packed rows that pass through the encoder together: on a CPU so few that their activations stay in the second-level
+# cache (below 32 rows a GRU's products round otherwise), elsewhere few large calls.
+ROWS_PER_BLOCK = {"cpu": 32, "other": 128}
 
 
 class EvaluationSet(NamedTuple):
@@ -87,18 +91,21 @@ def example_rows(
 
 
 def example_encoder(
-    encoder: Encoder, split: Split, *, long_history: str
+    encoder: Encoder, split: Split, *, long_history: str, mesh: Mesh | None = None
 ) -> tuple[Callable[[dict], Array], Examples]:
     """What encodes every training prefix, rows packed once: (params -> [examples, dim] float32, the examples).
 
     One pass over each user's history; with `encoder.align="right"` one over each prefix.
+    On a mesh rows lie over all its devices.
     """
     examples = training_examples(split)
     rows = example_rows(
         split, examples, max_len=encoder.max_len, long_history=long_history, align=encoder.align
     )
-    rows, item_ids = jax.tree.map(jnp.asarray, rows), jnp.asarray(split.log.item_ids)
-    return lambda params: encode_rows(encoder, params, item_ids, rows), examples
+    item_ids = split.log.item_ids
+    if mesh is None:
+        rows, item_ids = jax.tree.map(jnp.asarray, (rows, item_ids))
+    return lambda params: encode_rows(encoder, params, item_ids, rows, mesh=mesh), examples
 
 
 def history_rows(windows: Windows, row_len: int) -> PackedRows:
@@ -110,26 +117,48 @@ def _packed(windows: Windows, row_len: int) -> PackedRows:
     return pack_on_host(windows, row_len, np.random.default_rng(0))
 
 
-@functools.partial(jax.jit, static_argnames=("encoder", "rows_per_block"))
 def encode_rows(
     encoder: Encoder,
     params: dict,
-    item_ids: Int[Array, " interactions"],
+    item_ids: Int[Array | np.ndarray, " interactions"],
     rows: PackedRows,
     *,
-    rows_per_block: int = ROWS_PER_BLOCK,
+    rows_per_block: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "reads dim"]:
     """Encodes packed rows without dropout, block by block, and returns the places that are read.
 
     Args:
       params: the encoder's.
       item_ids: the flat item array that `rows` points into.
-      rows: packed rows; host or device arrays.
-      rows_per_block: rows per pass; bounds the memory of the attention weights.
+      rows: packed rows; host or device arrays (for a mesh best on the host).
+      rows_per_block: rows per pass; bounds the memory of the attention weights; None = what suits the device.
+      mesh: spread the rows over all its devices, with the same vectors; None = one device.
 
     Returns:
       hidden vectors, one per read, in the order of the reads; float32.
     """
+    rows_per_block = rows_per_block or rows_per_block_here()
+    if mesh is not None:
+        return encode_rows_over(mesh, encoder, params, item_ids, rows, rows_per_block)
+    return encode_blocks(encoder, params, item_ids, rows, rows_per_block=rows_per_block)
+
+
+def rows_per_block_here() -> int:
+    """ROWS_PER_BLOCK of the backend that computes."""
+    return ROWS_PER_BLOCK["cpu" if jax.default_backend() == "cpu" else "other"]
+
+
+@functools.partial(jax.jit, static_argnames=("encoder", "rows_per_block"))
+def encode_blocks(
+    encoder: Encoder,
+    params: dict,
+    item_ids: Int[Array, " interactions"],
+    rows: PackedRows,
+    *,
+    rows_per_block: int,
+) -> Float[Array, "reads dim"]:
+    """`encode_rows` on one device, as one program."""
     count = rows.token_places.shape[0]
     block = min(rows_per_block, count)
     missing = -count % block

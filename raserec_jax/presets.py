@@ -110,6 +110,7 @@ def raserec_published(dataset: str = "") -> ConfigDict:
                 "engine": "auto",
                 "eligibility": "own_earlier",
                 "recall_sample": 1000,
+                "approx_recall": 0.0,
                 "key_dtype": "float32",
                 "min_length": 0,
                 "max_length": 0,

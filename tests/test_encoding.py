@@ -1,5 +1,7 @@
 """Encoding of whole data sets: every vector is that of its history alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +15,9 @@ from tests.quick_jit import quick_jit
 from tests.small_logs import random_split
 
 MAX_LEN = 6
-encode_rows = quick_jit(
-    encoding.encode_rows.__wrapped__, static_argnames=("encoder", "rows_per_block")
+encode_rows = functools.partial(
+    quick_jit(encoding.encode_blocks.__wrapped__, static_argnames=("encoder", "rows_per_block")),
+    rows_per_block=16,
 )
 
 

@@ -11,7 +11,12 @@ from raserec_jax.benchmarks.bench import Bench, Skipped
 from raserec_jax.benchmarks.contest import Contestant, Line
 from raserec_jax.benchmarks.counting import encoder_work, search_work
 from raserec_jax.benchmarks.generated import clustered_vectors
-from raserec_jax.encoding import ROWS_PER_BLOCK, encode_rows, example_encoder, example_rows
+from raserec_jax.encoding import (
+    encode_blocks,
+    example_encoder,
+    example_rows,
+    rows_per_block_here,
+)
 from raserec_jax.errors import ConfigError
 from raserec_jax.retrieval.eligibility import Queries
 from raserec_jax.retrieval.exact import QUERY_CHUNK, TILE_ROWS, ExactIndex
@@ -43,7 +48,7 @@ def bank(bench: Bench) -> list[Line]:
         long_history=config.pretrain.batching.long_history,
     )
     count, seq = rows.token_places.shape
-    block = min(ROWS_PER_BLOCK, count)
+    block = min(rows_per_block_here(), count)
     work = encoder_work(
         rows=block,
         seq=seq,
@@ -53,7 +58,11 @@ def bank(bench: Bench) -> list[Line]:
         num_heads=sizes.num_heads,
     ).times(count / block)
     placed = jax.tree.map(jnp.asarray, (bench.split.log.item_ids, rows))
-    temp = encode_rows.lower(encoder, params, *placed).compile().memory_analysis()
+    temp = (
+        encode_blocks.lower(encoder, params, *placed, rows_per_block=rows_per_block_here())
+        .compile()
+        .memory_analysis()
+    )
     entries = len(examples.lengths)
     contestants = [
         Contestant(

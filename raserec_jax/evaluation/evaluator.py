@@ -8,12 +8,14 @@ ids), on the host; scores and table may live on the device.
 from collections.abc import Sequence
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from raserec_jax.constants import METRIC_CUTOFFS
 from raserec_jax.evaluation.histories import by_history_width
+from raserec_jax.evaluation.item_scores import ITEM_CHUNK, Scores
 from raserec_jax.evaluation.metrics import metrics_from_ranks
-from raserec_jax.evaluation.ranking import ITEM_CHUNK, USER_CHUNK, Scores, rank_targets
+from raserec_jax.evaluation.ranking import rank_targets
 
 
 def evaluate_ranks(
@@ -41,8 +43,9 @@ def rank_histories(
     end_positions: Int[np.ndarray, " queries"],
     user_ids: Int[np.ndarray, " queries"] | None = None,
     *,
-    user_chunk: int = USER_CHUNK,
+    user_chunk: int | None = None,
     item_chunk: int = ITEM_CHUNK,
+    mesh: Mesh | None = None,
 ) -> tuple[Int[np.ndarray, " queries"], Int[np.ndarray, " queries"]]:
     """Ranks of a split's targets; what precedes a target in its user's sequence counts as seen.
 
@@ -53,7 +56,7 @@ def rank_histories(
       offsets, item_ids: the log by user, as in `seen_items`.
       end_positions: how many of the user's items lie before the target.
       user_ids: user of each query; None: query i belongs to user i.
-      user_chunk, item_chunk: as in `rank_targets`.
+      user_chunk, item_chunk, mesh: as in `rank_targets`.
 
     Returns:
       (unfiltered, filtered) 0-based ranks, int32, on the host.
@@ -73,5 +76,6 @@ def rank_histories(
             seen_ids,
             user_chunk=user_chunk,
             item_chunk=item_chunk,
+            mesh=mesh,
         )
     return unfiltered, filtered

@@ -1,4 +1,4 @@
-"""The best items for each user, by the scoring rule of `ranking.py`, with a running top-k over
+"""The best items for each user, by the scoring rule of `item_scores.py`, with a running top-k over
 chunks of items."""
 
 import functools
@@ -7,17 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from raserec_jax.constants import PAD_ID
-from raserec_jax.evaluation.ranking import (
+from raserec_jax.evaluation.item_parts import over_parts, parts_on
+from raserec_jax.evaluation.item_scores import (
     ITEM_CHUNK,
-    USER_CHUNK,
+    Catalogue,
     Scores,
     block_scorer,
+    catalogue_of,
     check_scores,
-    chunk_items,
-    is_item,
     map_users,
 )
 
@@ -29,8 +30,9 @@ def top_items(
     exclude_ids: Int[Array | np.ndarray, "users excluded"] | None = None,
     *,
     allowed: Bool[Array | np.ndarray, " entries"] | None = None,
-    user_chunk: int = USER_CHUNK,
+    user_chunk: int | None = None,
     item_chunk: int = ITEM_CHUNK,
+    mesh: Mesh | None = None,
 ) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
     """The k items of highest score for each user, best first; of equal scores the lower id.
 
@@ -40,7 +42,7 @@ def top_items(
       k: how many, 1..V.
       exclude_ids: items not to recommend, 0 or negative = none.
       allowed: by item id, which items may be recommended to anyone; None: all.
-      user_chunk, item_chunk: size of a block of scores, which is all the memory this needs.
+      user_chunk, item_chunk, mesh: as in `rank_targets`; on a mesh `allowed` must be None.
 
     Returns:
       (item ids int32, scores float32). Where fewer than k items are left, id 0 and score -inf;
@@ -67,7 +69,13 @@ def top_items(
         )
     if num_users == 0:
         return jnp.zeros((0, k), jnp.int32), jnp.zeros((0, k), jnp.float32)
-    return _top(scores, item_table, exclude_ids, allowed, k, user_chunk, item_chunk)
+    if mesh is None:
+        return _top(scores, item_table, exclude_ids, allowed, k, user_chunk, item_chunk)
+    assert allowed is None, "lists of allowed items are for recommendations, on one device"
+    sizes = {"num_users": num_users, "num_items": num_items, "k": k}
+    chunks = {"user_chunk": user_chunk, "item_chunk": item_chunk}
+    parts = parts_on(mesh, scores, exclude_ids, item_table)
+    return _top_of_parts(*parts, mesh=mesh, **sizes, **chunks)
 
 
 @functools.partial(jax.jit, static_argnames=("k", "user_chunk", "item_chunk"))
@@ -76,6 +84,23 @@ def _top(scores, item_table, exclude_ids, allowed, k, user_chunk, item_chunk):
         return running_top(*rows, item_table, allowed, k, item_chunk)
 
     return map_users(top_chunk, scores, exclude_ids, user_chunk)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("mesh", "num_users", "num_items", "k", "user_chunk", "item_chunk")
+)
+def _top_of_parts(
+    scores, exclude_ids, item_table, *, mesh, num_users, num_items, k, user_chunk, item_chunk
+):
+    def of_device(scores, exclude_ids, item_table, **part):
+        catalogue = catalogue_of(item_table, item_chunk, num_items=num_items, **part)
+
+        def top_chunk(rows):
+            return _joined(_best_of(*rows, catalogue, None, k), catalogue.axis, k)
+
+        return map_users(top_chunk, scores, exclude_ids, user_chunk)
+
+    return over_parts(mesh, of_device, scores, exclude_ids, item_table, num_users)
 
 
 def running_top(
@@ -87,35 +112,46 @@ def running_top(
     item_chunk: int = ITEM_CHUNK,
 ) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
     """`top_items` of one chunk of users, unchecked; to be called inside jit. Their number may be symbolic."""
-    table, num_items = chunk_items(item_table, item_chunk), item_table.shape[0] - 1
-    num_chunks, width = table.shape[:2]
+    return _best_of(scores, exclude_ids, catalogue_of(item_table, item_chunk), allowed, k)
+
+
+def _best_of(scores, exclude_ids, catalogue: Catalogue, allowed, k):
+    """(ids, scores) of the best of a catalogue, or of a part of it."""
+    num_chunks, width = catalogue.chunks.shape[:2]
     num_users = scores.query.shape[0]
-    block_of = block_scorer(scores, table, num_items)
+    block_of = block_scorer(scores, catalogue)
     if allowed is not None:
         allowed = jnp.pad(allowed, (0, num_chunks * width - allowed.shape[0])).reshape(-1, width)
 
     def step(carry, chunk):
         best_ids, best_scores = carry
-        block = _without_excluded(block_of(chunk), exclude_ids, chunk * width)
+        block = _without_excluded(block_of(chunk), catalogue.columns(exclude_ids, chunk))
         # top_k puts NaN first, hence the comparison: false for NaN, and so -inf.
-        listed = is_item(chunk, width, num_items)[None, :] & (block > -jnp.inf)
+        listed = catalogue.is_item(chunk)[None, :] & (block > -jnp.inf)
         if allowed is not None:
             listed &= allowed[chunk][None, :]
         values, columns = lax.top_k(jnp.where(listed, block, -jnp.inf), min(k, width))
         # What was found before comes first: top_k is stable, so ties go to the lower id.
         values = jnp.concatenate([best_scores, values], axis=1)
-        ids = jnp.concatenate([best_ids, columns.astype(jnp.int32) + chunk * width], axis=1)
+        first_id = catalogue.first_id + chunk * width
+        ids = jnp.concatenate([best_ids, columns.astype(jnp.int32) + first_id], axis=1)
         best_scores, places = lax.top_k(values, k)
         return (jnp.take_along_axis(ids, places, axis=1), best_scores), None
 
     start = (jnp.zeros((num_users, k), jnp.int32), jnp.full((num_users, k), -jnp.inf))
-    (ids, best_scores), _ = lax.scan(step, start, jnp.arange(num_chunks, dtype=jnp.int32))
+    (ids, best_scores), _ = lax.scan(step, start, catalogue.numbers)
     return jnp.where(best_scores > -jnp.inf, ids, PAD_ID), best_scores
 
 
-def _without_excluded(block, exclude_ids, first_id):
-    width = block.shape[1]
-    column = exclude_ids - first_id
-    column = jnp.where((exclude_ids > PAD_ID) & (column >= 0), column, width)  # dropped
-    rows = jnp.arange(block.shape[0])[:, None]
-    return block.at[rows, column].set(-jnp.inf, mode="drop")
+def _joined(best, axis: str | None, k: int):
+    """The best of all parts' lists; parts follow one another as ids do, so ties go to the lower id."""
+    if axis is None:
+        return best
+    ids, scores = (lax.all_gather(one, axis, axis=1, tiled=True) for one in best)
+    scores, places = lax.top_k(scores, k)
+    return jnp.take_along_axis(ids, places, axis=1), scores
+
+
+def _without_excluded(block, columns):
+    """The block with -inf at columns, [users, entries]; those beyond the block are dropped."""
+    return block.at[jnp.arange(block.shape[0])[:, None], columns].set(-jnp.inf, mode="drop")

@@ -19,8 +19,9 @@ from raserec_jax.evaluation.top_items import running_top
 from raserec_jax.models.encoder import repeat_bias
 from raserec_jax.recommend.model import Model
 from raserec_jax.recommend.scoring import encode_windows, mixture_mass, read_memories
+from raserec_jax.retrieval.chunked_search import search_chunk
 from raserec_jax.retrieval.eligibility import Queries
-from raserec_jax.retrieval.exact import ExactIndex, search_chunk
+from raserec_jax.retrieval.exact import ExactIndex
 
 
 class Asked(NamedTuple):

@@ -13,12 +13,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from raserec_jax.evaluation.ranking import (
+from raserec_jax.evaluation.item_scores import (
     ITEM_CHUNK,
     Scores,
     block_scorer,
+    catalogue_of,
     check_scores,
-    chunk_items,
 )
 from raserec_jax.models.backbones import Encoder
 from raserec_jax.models.memory_reader import MemoryReader, reader_weights
@@ -107,17 +107,16 @@ def mixture_mass(
 def scores_of(
     scores: Scores, item_table: Float[Array, "rows dim"], item_ids: Int[AnyArray, "batch k"]
 ) -> Float[Array, "batch k"]:
-    """Scores of chosen items by the rule of `evaluation.ranking`, chunk by chunk; id 0 gives 0."""
+    """Scores of chosen items by the rule of `evaluation.item_scores`, chunk by chunk; id 0 gives 0."""
     check_scores(scores, item_table)
     item_ids = jnp.asarray(item_ids)
-    table = chunk_items(item_table, ITEM_CHUNK)
-    chunks, width = table.shape[:2]
-    block_of = block_scorer(scores, table, item_table.shape[0] - 1)
+    catalogue = catalogue_of(item_table, ITEM_CHUNK)
+    block_of = block_scorer(scores, catalogue)
 
     def step(found, chunk):
-        column = item_ids - chunk * width
-        inside = (item_ids > 0) & (column >= 0) & (column < width)
+        column = catalogue.columns(item_ids, chunk)
+        inside = column < catalogue.width
         picked = jnp.take_along_axis(block_of(chunk), jnp.where(inside, column, 0), axis=1)
         return jnp.where(inside, picked, found), None
 
-    return lax.scan(step, jnp.zeros(item_ids.shape), jnp.arange(chunks))[0]
+    return lax.scan(step, jnp.zeros(item_ids.shape), catalogue.numbers)[0]

@@ -1,16 +1,21 @@
-"""FreshRows: exact search over a few rows on the host, for those that a built engine does not have yet.
+"""Exact search over a few rows, for those that a built engine does not have yet.
 
-In NumPy, because their number changes with every append and each new size would be compiled anew on a device.
+`FreshRows` does it on the host, in NumPy, because their number changes with every append and each new size would be
+compiled anew on a device. `SpreadFreshRows` does it on a mesh, where a few rows of a large memory may be millions: they
+are laid out for a capacity that doubles when it is reached, spread evenly over the devices with each append.
 """
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Int
 
 from raserec_jax.retrieval.eligibility import Queries, eligible
-from raserec_jax.retrieval.exact import unit_rows
+from raserec_jax.retrieval.exact import ExactIndex
+from raserec_jax.retrieval.layout import unit_rows
 from raserec_jax.retrieval.memory_bank import MemoryBank
 
 _SCORES_AT_ONCE = 2**22
+_LEAST_CAPACITY = 4096
 
 
 class FreshRows:
@@ -42,6 +47,29 @@ class FreshRows:
             found_ids[start : start + step] = self._rows[best]
             found_scores[start : start + step] = np.take_along_axis(scores, best, axis=1)
         return found_ids, found_scores
+
+
+class SpreadFreshRows:
+    """Some rows of a bank, over the devices of a mesh; the interface of FreshRows."""
+
+    def __init__(
+        self, bank: MemoryBank, rows: Int[np.ndarray, " rows"], eligibility: str, mesh: Mesh
+    ):
+        self._rows = rows.astype(np.int32)
+        capacity = max(_LEAST_CAPACITY, 1 << max(len(rows) - 1, 0).bit_length())
+        self._index = ExactIndex(
+            bank.select(rows), eligibility=eligibility, mesh=mesh, capacity=capacity
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """As FreshRows.search, always k of them."""
+        found = self._index.search_checked(queries, k)
+        mask = np.asarray(found.mask)
+        ids = self._rows[np.where(mask, found.ids, 0)]
+        return ids, np.where(mask, found.scores, -np.inf).astype(np.float32)
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:

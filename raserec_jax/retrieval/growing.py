@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool
 
 from raserec_jax.retrieval.eligibility import Queries, checked_queries
-from raserec_jax.retrieval.fresh_rows import FreshRows
+from raserec_jax.retrieval.fresh_rows import FreshRows, SpreadFreshRows
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved, masked
 from raserec_jax.retrieval.scann_index import ScannIndex, best_seen
@@ -33,6 +34,14 @@ DEAD_SHARE = 1 / 2
 class _Engine(Searcher, Protocol):
     def hiding(self, hidden: np.ndarray) -> "Searcher":
         """The same without some rows."""
+
+
+class _Settings(NamedTuple):
+    """As the arguments of GrowingIndex."""
+
+    engine: str
+    top_k: int
+    mesh: Mesh | None
 
 
 class GrowingIndex:
@@ -54,11 +63,12 @@ class GrowingIndex:
         *,
         eligibility: str = "own_earlier",
         top_k: int = 20,
+        mesh: Mesh | None = None,
     ):
         """Builds the engine from the rows that are there.
 
         Args:
-          engine, eligibility, top_k: as `make_searcher`.
+          engine, eligibility, top_k, mesh: as `make_searcher`; on a mesh fresh rows lie over all devices too.
           bank: at least one row.
           alive: which rows may be found.
 
@@ -67,8 +77,15 @@ class GrowingIndex:
         """
         rows = np.flatnonzero(alive if alive.any() else np.ones(bank.rows, bool))
         part = bank if len(rows) == bank.rows else bank.select(rows)
-        built = make_searcher(engine, part, eligibility=eligibility, top_k=top_k)
-        self._set(built, (engine, top_k), rows, bank.rows, bank, alive, None)
+        built = make_searcher(
+            engine,
+            part,
+            eligibility=eligibility,
+            top_k=top_k,
+            mesh=mesh,
+            capacity=0 if mesh is None else roomy(part.rows),
+        )
+        self._set(built, _Settings(engine, top_k, mesh), rows, bank.rows, bank, alive, None)
         self.build_s = built.build_s
 
     @classmethod
@@ -77,7 +94,8 @@ class GrowingIndex:
     ) -> "GrowingIndex":
         """The index whose engine is there already, built from all rows of its bank under the same settings."""
         rows = built.bank.rows
-        return cls._of(built, (engine, top_k), np.arange(rows), rows, built.bank, alive, None)
+        settings = _Settings(engine, top_k, None)
+        return cls._of(built, settings, np.arange(rows), rows, built.bank, alive, None)
 
     def following(self, bank: MemoryBank, alive: Bool[np.ndarray, " rows"]) -> "GrowingIndex":
         """The index of a later version: the same rows and more, more of them removed. This one stays as it is."""
@@ -108,8 +126,9 @@ class GrowingIndex:
         return self._training.result().following(self.bank, self.alive)
 
     def _anew(self, bank: MemoryBank, alive: np.ndarray) -> "GrowingIndex":
-        (engine, top_k), rule = self._settings, self.eligibility
-        return GrowingIndex(engine, bank, alive, eligibility=rule, top_k=top_k)
+        engine, top_k, mesh = self._settings
+        rule = self.eligibility
+        return GrowingIndex(engine, bank, alive, eligibility=rule, top_k=top_k, mesh=mesh)
 
     def search(self, queries: Queries, k: int) -> Retrieved:
         """The k best rows that are there and that each query may see; as ExactIndex.search.
@@ -141,7 +160,7 @@ class GrowingIndex:
     def _set(
         self,
         built: _Engine,
-        settings: tuple[str, int],
+        settings: _Settings,
         rows: np.ndarray,
         absorbed: int,
         bank: MemoryBank,
@@ -157,7 +176,16 @@ class GrowingIndex:
         hidden = ~alive[rows]
         self._shown = built.hiding(hidden) if hidden.any() else built
         fresh = self.absorbed + np.flatnonzero(alive[self.absorbed :])
-        self._fresh = FreshRows(bank, fresh, self.eligibility)
+        if settings.mesh is None or not len(fresh):
+            self._fresh = FreshRows(bank, fresh, self.eligibility)
+        else:
+            self._fresh = SpreadFreshRows(bank, fresh, self.eligibility, settings.mesh)
+
+
+def roomy(rows: int) -> int:
+    """`rows` with at most a quarter more: rounded up to three bits, so that few sizes are ever compiled."""
+    step = 1 << max(rows.bit_length() - 3, 0)
+    return -(-rows // step) * step
 
 
 def _start(make: Callable[..., GrowingIndex], *arguments) -> Future:

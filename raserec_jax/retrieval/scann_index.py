@@ -22,7 +22,8 @@ from jaxtyping import Bool
 
 from raserec_jax.errors import ConfigError
 from raserec_jax.retrieval.eligibility import Queries, check_times, checked_queries, may_see_rows
-from raserec_jax.retrieval.exact import ExactIndex, unit_rows
+from raserec_jax.retrieval.exact import ExactIndex
+from raserec_jax.retrieval.layout import unit_rows
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved, masked
 from raserec_jax.retrieval.scann_rows import ScannRows

@@ -5,10 +5,12 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from raserec_jax.errors import ConfigError, DataError
 from raserec_jax.retrieval.eligibility import Queries, audit, checked_queries
-from raserec_jax.retrieval.exact import ExactIndex, unit_rows
+from raserec_jax.retrieval.exact import ExactIndex
+from raserec_jax.retrieval.layout import unit_rows
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved
 from raserec_jax.retrieval.scann_index import BRUTE_FORCE_BELOW, ScannIndex, import_scann
@@ -37,6 +39,9 @@ def make_searcher(
     eligibility: str = "own_earlier",
     recall_target: float = 0.97,
     top_k: int = 20,
+    approx_recall: float = 0.0,
+    mesh: Mesh | None = None,
+    capacity: int = 0,
 ) -> Searcher:
     """Builds an index.
 
@@ -46,6 +51,9 @@ def make_searcher(
       bank: what is to be searched.
       eligibility: one of eligibility.RULES.
       recall_target, top_k: for scann, the recall of the best `top_k` to tune for, in (0, 1].
+      approx_recall, capacity: for exact, as in ExactIndex.
+      mesh: for exact, the devices that the rows lie over; None = the default device. Of several devices "auto" makes
+        exact use, and scann none.
 
     Raises:
       ConfigError: an unknown engine or rule, ScaNN asked for where it is not installed, or `before` for a bank
@@ -56,9 +64,15 @@ def make_searcher(
             f"engine={engine!r} is unknown; set config.memory.engine to one of {', '.join(ENGINES)}"
         )
     if engine == "auto":
-        engine = _choose(bank.rows)
+        engine = "exact" if mesh is not None and mesh.size > 1 else _choose(bank.rows)
     if engine == "exact":
-        return ExactIndex(bank, eligibility=eligibility)
+        return ExactIndex(
+            bank,
+            eligibility=eligibility,
+            mesh=mesh,
+            capacity=capacity,
+            approx_recall=approx_recall,
+        )
     return ScannIndex(bank, eligibility=eligibility, recall_target=recall_target, top_k=top_k)
 
 
@@ -75,6 +89,7 @@ def recall_against_exact(
     eligibility: str,
     sample: int = 1000,
     seed: int = 0,
+    mesh: Mesh | None = None,
 ) -> dict[str, float]:
     """How much of what exact search finds an index finds, and how fast.
 
@@ -89,6 +104,7 @@ def recall_against_exact(
       eligibility: the rule it was built with.
       sample: at most so many queries.
       seed: of the draw.
+      mesh: where the exact search runs.
 
     Returns:
       recall, in 0..1 (1 if no query may see anything); build_s; queries_per_s, of one call with the sample after a
@@ -117,7 +133,7 @@ def recall_against_exact(
             f"{drawn[violations[0, 0]]} of user {asked.user_ids[violations[0, 0]]}; build the index with "
             f"eligibility={eligibility}"
         )
-    truth = ExactIndex(bank, eligibility=eligibility).search(asked, k)
+    truth = ExactIndex(bank, eligibility=eligibility, mesh=mesh).search(asked, k)
     return {
         "recall": _recall(found, truth, bank, asked),
         "build_s": searcher.build_s,

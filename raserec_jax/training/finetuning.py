@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from raserec_jax import checkpoints
 from raserec_jax.batching.windows import prefix_windows
@@ -31,12 +32,17 @@ def nothing_to_train(config) -> bool:
 
 
 def run_finetuning(
-    config, encoder_params: dict, memory: Memory, split: Split, tools: Tools
+    config,
+    encoder_params: dict,
+    memory: Memory,
+    split: Split,
+    tools: Tools,
+    mesh: Mesh | None = None,
 ) -> FitResult:
     """Trains the reader, and the encoder too if `config.finetune.train_encoder`.
 
     With the encoder frozen everything else is a constant on the device, and nothing is searched. Where there is nothing
-    to train, the reader is evaluated as it is: no epoch is run.
+    to train, the reader is evaluated as it is: no epoch is run. `mesh`: over which it is evaluated; None = one device.
 
     Returns:
       Parameters: the reader's, or {"reader", "encoder"} if both were trained.
@@ -53,11 +59,11 @@ def run_finetuning(
     settings, stopping = config.finetune, config.finetune.stopping
     if settings.train_encoder:
         params = {"reader": params, "encoder": encoder_params}
-        task = make_unfrozen_task(config, reader, encoder_params, memory, split)
-        evaluate = unfrozen_evaluator(config, reader, memory, split)
+        task = make_unfrozen_task(config, reader, encoder_params, memory, split, mesh)
+        evaluate = unfrozen_evaluator(config, reader, memory, split, mesh)
     else:
         task = _frozen(config, reader, encoder_params, memory, split)
-        evaluate = _frozen_evaluator(config, reader, encoder_params, memory, split)
+        evaluate = _frozen_evaluator(config, reader, encoder_params, memory, split, mesh)
     if nothing_to_train(config):
         return _untrained(params, evaluate, stopping.metric, tools)
     optimizer = make_optimizer(
@@ -114,7 +120,7 @@ def _frozen(config, reader, encoder_params: dict, memory: Memory, split: Split) 
 
 
 def _frozen_evaluator(
-    config, reader, encoder_params: dict, memory: Memory, split: Split
+    config, reader, encoder_params: dict, memory: Memory, split: Split, mesh: Mesh | None = None
 ) -> Callable[[dict], dict]:
     """Reader parameters -> validation metrics, with the training bank."""
     table, top_k = encoder_params["item_table"], config.memory.top_k
@@ -122,7 +128,7 @@ def _frozen_evaluator(
     def evaluate(params: dict) -> dict:
         query = augmented_query(reader, params, memory.valid, memory.train_bank, table, top_k)
         return evaluate_ranks(
-            *query_ranks(Scores(query), encoder_params, split, memory.valid.evaluation)
+            *query_ranks(Scores(query), encoder_params, split, memory.valid.evaluation, mesh)
         )
 
     return evaluate

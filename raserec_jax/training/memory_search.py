@@ -6,20 +6,26 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from raserec_jax.errors import CheckpointError
 from raserec_jax.retrieval.eligibility import Queries, audit
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved, load_retrieved, save_retrieved
-from raserec_jax.retrieval.searcher import engine_name, make_searcher, recall_against_exact
+from raserec_jax.retrieval.searcher import (
+    Searcher,
+    engine_name,
+    make_searcher,
+    recall_against_exact,
+)
 from raserec_jax.training.workdir import read_record, write_record
 
 
-def search_bank(settings, bank: MemoryBank, queries: Queries, top_k: int) -> Retrieved:
+def search_bank(
+    settings, bank: MemoryBank, queries: Queries, top_k: int, mesh: Mesh | None = None
+) -> Retrieved:
     """The neighbours of queries, found with the engine of `config.memory` and audited; nothing is saved."""
-    searcher = make_searcher(
-        settings.engine, bank, eligibility=settings.eligibility, top_k=min(top_k, bank.rows)
-    )
+    searcher = _searcher(settings, bank, min(top_k, bank.rows), mesh)
     found = searcher.search(queries, min(top_k, bank.rows))
     audited("search", found, bank, queries, settings.eligibility)
     return found
@@ -36,6 +42,17 @@ def audited(name: str, found: Retrieved, bank: MemoryBank, queries: Queries, rul
         )
 
 
+def _searcher(settings, bank: MemoryBank, top_k: int, mesh: Mesh | None) -> Searcher:
+    return make_searcher(
+        settings.engine,
+        bank,
+        eligibility=settings.eligibility,
+        top_k=top_k,
+        approx_recall=settings.approx_recall,
+        mesh=mesh,
+    )
+
+
 class MemorySearch:
     """Searches a bank or reads the saved neighbours, builds an index only if one is needed, and keeps account.
 
@@ -43,9 +60,11 @@ class MemorySearch:
       report: engine, recall against exact search of float32 keys, seconds, violations.
     """
 
-    def __init__(self, settings, folder: Path, top_k: int):
-        """settings: `config.memory`.  folder: where neighbours are saved.  top_k: neighbours per query."""
-        self.settings, self.folder, self.top_k = settings, folder, top_k
+    def __init__(self, settings, folder: Path, top_k: int, mesh: Mesh | None = None):
+        """settings: `config.memory`.  folder: where neighbours are saved.  top_k: neighbours per query.
+        mesh: over which an exactly searched bank lies; None = one device.
+        """
+        self.settings, self.folder, self.top_k, self.mesh = settings, folder, top_k, mesh
         self.searcher = None
         self.account = folder / "search.json"
         self.report = {"search_s": 0.0, "build_s": 0.0}
@@ -87,12 +106,7 @@ class MemorySearch:
         return found if found.ids.shape == (len(queries.user_ids), self.top_k) else None
 
     def _build(self, bank: MemoryBank, queries: Queries, truth: MemoryBank) -> None:
-        self.searcher = make_searcher(
-            self.settings.engine,
-            bank,
-            eligibility=self.settings.eligibility,
-            top_k=min(self.top_k, bank.rows),
-        )
+        self.searcher = _searcher(self.settings, bank, min(self.top_k, bank.rows), self.mesh)
         self.report["engine"] = engine_name(self.searcher)
         self.report["build_s"] += self.searcher.build_s
         self.report["recall"] = recall_against_exact(
@@ -102,4 +116,5 @@ class MemorySearch:
             min(self.settings.top_k, bank.rows),
             self.settings.eligibility,
             sample=self.settings.recall_sample,
+            mesh=self.mesh,
         )

@@ -8,6 +8,7 @@ parameter is trained, so the trained reader has something to beat; on top of the
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from raserec_jax.data.splits import Split
 from raserec_jax.encoding import EvaluationSet
@@ -41,11 +42,13 @@ def choose_mixture(
     *,
     sample: int = 4096,
     seed: int = 0,
+    mesh: Mesh | None = None,
 ) -> tuple[Mixture, dict]:
     """The best mixture of the grid on validation (on at most `sample` users), and its metrics on all of them.
 
     Args:
       settings: `config.mixing`: top_k, temperatures, weights, metric.
+      mesh: as in `rank_targets`.
     """
     count = len(evaluation.user_ids)
     rows = np.sort(np.random.default_rng(seed).permutation(count)[:sample])
@@ -61,10 +64,10 @@ def choose_mixture(
             mixture = Mixture(weight, temperature, top_k)
             scores = mixed_scores(query[rows], part, bank, mixture)
             scores = scores._replace(mix=jnp.float32(weight))
-            value = evaluate_ranks(*query_ranks(scores, encoder_params, split, some))[protocol][
-                metric
-            ]
+            value = evaluate_ranks(*query_ranks(scores, encoder_params, split, some, mesh))[
+                protocol
+            ][metric]
             if value > best_value:
                 best, best_value = mixture, value
     scores = mixed_scores(query, retrieved, bank, best)
-    return best, evaluate_ranks(*query_ranks(scores, encoder_params, split, evaluation))
+    return best, evaluate_ranks(*query_ranks(scores, encoder_params, split, evaluation, mesh))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from raserec_jax.batching.feeds import TrainingFeed, packed_feed, prefix_feed
 from raserec_jax.batching.packing import rows_needed
@@ -133,7 +134,11 @@ def make_pretrain_task(
 
 
 def query_ranks(
-    scores: Scores, encoder_params: dict, split: Split, queries: EvaluationSet
+    scores: Scores,
+    encoder_params: dict,
+    split: Split,
+    queries: EvaluationSet,
+    mesh: Mesh | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(unfiltered, filtered) rank of every query's target, under the encoder's item table and repeat bias."""
     return rank_histories(
@@ -144,20 +149,24 @@ def query_ranks(
         split.log.item_ids,
         queries.end_positions,
         queries.user_ids,
+        mesh=mesh,
     )
 
 
-def encoder_evaluator(encoder: Encoder, split: Split, part: str, row_len: int = 0) -> Callable:
+def encoder_evaluator(
+    encoder: Encoder, split: Split, part: str, row_len: int = 0, mesh: Mesh | None = None
+) -> Callable:
     """params -> {"unfiltered": {...}, "filtered": {...}} of the encoder alone on a part of the split."""
     queries = evaluation_set(split, part, max_len=encoder.max_len, row_len=row_len)
     if not len(queries.user_ids):
         raise DataError(f"no user has a {part} target; users need at least 3 interactions")
-    rows = jax.tree.map(jnp.asarray, queries.rows)
-    item_ids = jnp.asarray(split.log.item_ids)
+    rows, item_ids = queries.rows, split.log.item_ids
+    if mesh is None:
+        rows, item_ids = jax.tree.map(jnp.asarray, (rows, item_ids))
 
     def evaluate(params: dict) -> dict:
-        query = encode_rows(encoder, params, item_ids, rows)
-        return evaluate_ranks(*query_ranks(Scores(query), params, split, queries))
+        query = encode_rows(encoder, params, item_ids, rows, mesh=mesh)
+        return evaluate_ranks(*query_ranks(Scores(query), params, split, queries, mesh))
 
     return evaluate
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from raserec_jax import checkpoints
 from raserec_jax.batching.packing import default_row_len
@@ -70,11 +71,11 @@ class Memory(NamedTuple):
 
 
 def encode_examples(
-    config, encoder: Encoder, params: dict, split: Split
+    config, encoder: Encoder, params: dict, split: Split, mesh: Mesh | None = None
 ) -> tuple[jax.Array, Examples]:
     """[examples, dim] float32 vector of every training prefix, from one pass per user, and what they are."""
     long_history = config.pretrain.batching.long_history
-    encode, examples = example_encoder(encoder, split, long_history=long_history)
+    encode, examples = example_encoder(encoder, split, long_history=long_history, mesh=mesh)
     return encode(params), examples
 
 
@@ -94,7 +95,12 @@ def build_bank(config, split: Split, query: jax.Array, examples: Examples) -> Me
 
 
 def with_later_pairs(
-    config, bank: MemoryBank, encoder: Encoder, params: dict, split: Split
+    config,
+    bank: MemoryBank,
+    encoder: Encoder,
+    params: dict,
+    split: Split,
+    mesh: Mesh | None = None,
 ) -> MemoryBank:
     """The bank with the pairs that became known before the test.
 
@@ -106,7 +112,7 @@ def with_later_pairs(
         return bank
     windows = prefix_windows(later, encoder.max_len)
     rows = history_rows(windows, default_row_len(encoder.max_len))
-    keys = encode_rows(encoder, params, jnp.asarray(split.log.item_ids), rows)
+    keys = encode_rows(encoder, params, jnp.asarray(split.log.item_ids), rows, mesh=mesh)
     times = _times(split, later)
     return bank.append(np.asarray(keys), later.target_ids, later.user_ids, later.lengths, times)
 
@@ -145,28 +151,30 @@ def run_memory(
     *,
     name: str = "memory",
     for_training: bool = True,
+    mesh: Mesh | None = None,
 ) -> Memory:
     """Builds, saves and searches the bank; neighbours already saved for the same bank are read instead.
 
     Args:
       name: folder in the workdir.
       for_training: search the neighbours of the training prefixes too.
+      mesh: over which histories are encoded and the bank is searched, with the same result; None = one device.
 
     Raises:
       ConfigError: memory.top_k is above the number of entries.
       DataError: no pair is let into the bank.
     """
     began = time.perf_counter()
-    query, examples = encode_examples(config, encoder, params, split)
+    query, examples = encode_examples(config, encoder, params, split, mesh)
     train_truth = build_bank(config, split, query, examples)
     item_ids = jnp.asarray(split.log.item_ids)
 
     def encoded(part: str) -> tuple[EvaluationSet, jax.Array]:
         queries = evaluation_set(split, part, max_len=encoder.max_len)
-        return queries, encode_rows(encoder, params, item_ids, queries.rows)
+        return queries, encode_rows(encoder, params, item_ids, queries.rows, mesh=mesh)
 
     valid, test = encoded("valid"), encoded("test")
-    full_truth = with_later_pairs(config, train_truth, encoder, params, split)
+    full_truth = with_later_pairs(config, train_truth, encoder, params, split, mesh)
     train_bank, full_bank = (
         bank.with_keys_as(config.memory.key_dtype) for bank in (train_truth, full_truth)
     )
@@ -179,7 +187,7 @@ def run_memory(
         )
     full_bank.save(workdir / name, fingerprint, repair=True)
     top_k = min(max(config.memory.top_k, config.mixing.top_k), train_bank.rows)
-    search = MemorySearch(config.memory, workdir / name, top_k)
+    search = MemorySearch(config.memory, workdir / name, top_k, mesh)
     asked = {
         "valid": (train_bank, as_queries(valid[1], valid[0]), train_truth),
         "test_train_bank": (train_bank, as_queries(test[1], test[0]), train_truth),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from raserec_jax.baselines.queries import counted_interactions, item_counts, part_queries
 from raserec_jax.data.splits import Split
@@ -71,18 +72,33 @@ class TrainedParts(NamedTuple):
 
 
 def test_ranks(
-    config, encoder: Encoder, split: Split, memory: Memory | None, parts: TrainedParts
+    config,
+    encoder: Encoder,
+    split: Split,
+    memory: Memory | None,
+    parts: TrainedParts,
+    mesh: Mesh | None = None,
 ) -> dict[str, Ranks]:
-    """Ranks by model: pretrain, control, finetune, finetune_train_bank, mixing, mixing_train_bank, combined."""
+    """Ranks by model: pretrain, control, finetune, finetune_train_bank, mixing, mixing_train_bank, combined.
+
+    `mesh`: as in `rank_targets`.
+    """
     queries = evaluation_set(split, "test", max_len=encoder.max_len)
     return {
-        name: Ranks(*query_ranks(scores, params, split, queries))
-        for name, scores, params in _test_scores(config, encoder, split, queries, memory, parts)
+        name: Ranks(*query_ranks(scores, params, split, queries, mesh))
+        for name, scores, params in _test_scores(
+            config, encoder, split, queries, memory, parts, mesh
+        )
     }
 
 
 def test_models(
-    config, encoder: Encoder, split: Split, memory: Memory | None, parts: TrainedParts
+    config,
+    encoder: Encoder,
+    split: Split,
+    memory: Memory | None,
+    parts: TrainedParts,
+    mesh: Mesh | None = None,
 ) -> tuple[dict[str, Ranks], dict[str, dict]]:
     """The ranks of `test_ranks`, and what else results.json tells of a stage, from the same pass.
 
@@ -95,8 +111,8 @@ def test_models(
     popularity = training_popularity(split)
     ranks: dict[str, Ranks] = {}
     details: dict[str, dict] = {}
-    for name, scores, params in _test_scores(config, encoder, split, queries, memory, parts):
-        ranks[name] = Ranks(*query_ranks(scores, params, split, queries))
+    for name, scores, params in _test_scores(config, encoder, split, queries, memory, parts, mesh):
+        ranks[name] = Ranks(*query_ranks(scores, params, split, queries, mesh))
         if not name.endswith("_train_bank"):
             lists = recommended_items(
                 scores._replace(repeat_bias=repeat_bias(params)),
@@ -107,12 +123,13 @@ def test_models(
                 split.log.item_ids,
                 queries.end_positions,
                 queries.user_ids,
+                mesh,
             )
             found = (recommended_statistics(one, popularity) for one in lists)
             told = dict(zip(Ranks._fields, found, strict=True))
             details[name] = {"recommended": told}
     details["pretrain"]["shuffled_history"] = shuffled_history(
-        encoder, parts.encoder_params, split, ranks["pretrain"], **_bootstrap(config)
+        encoder, parts.encoder_params, split, ranks["pretrain"], mesh=mesh, **_bootstrap(config)
     )
     if "finetune" in details:
         own, own_memory = parts.behind_reader(memory)
@@ -128,13 +145,20 @@ def test_models(
 
 
 def _test_scores(
-    config, encoder, split: Split, queries, memory: Memory | None, parts: TrainedParts
+    config,
+    encoder,
+    split: Split,
+    queries,
+    memory: Memory | None,
+    parts: TrainedParts,
+    mesh: Mesh | None,
 ) -> Iterator[tuple[str, Scores, dict]]:
     """(model, scores of the test queries, parameters of the encoder whose items are scored), one after the other."""
     own = parts.encoder_params
 
     def encoded(params: dict):
-        return encode_rows(encoder, params, jnp.asarray(split.log.item_ids), queries.rows)
+        item_ids = jnp.asarray(split.log.item_ids)
+        return encode_rows(encoder, params, item_ids, queries.rows, mesh=mesh)
 
     query = encoded(own)
     yield "pretrain", Scores(query), own
@@ -172,6 +196,7 @@ def shuffled_history(
     *,
     samples: int,
     seed: int,
+    mesh: Mesh | None = None,
 ) -> dict[str, Any]:
     """The test once more with the items that the encoder sees of each history in a random order.
 
@@ -179,6 +204,7 @@ def shuffled_history(
       params: the encoder's.
       ordered: its ranks with the histories as they are.
       samples, seed: of the bootstrap; the seed also draws the orders.
+      mesh: as in `rank_targets`.
 
     Returns:
       {"unfiltered": {...}, "filtered": {...}, "change": as `gains`: shuffled minus in order}.
@@ -186,8 +212,8 @@ def shuffled_history(
     queries = evaluation_set(split, "test", max_len=encoder.max_len)
     places = shuffled_segments(queries.rows.token_places, queries.rows.segment_ids, seed)
     rows = queries.rows._replace(token_places=places)
-    query = encode_rows(encoder, params, jnp.asarray(split.log.item_ids), rows)
-    shuffled = Ranks(*query_ranks(Scores(query), params, split, queries))
+    query = encode_rows(encoder, params, jnp.asarray(split.log.item_ids), rows, mesh=mesh)
+    shuffled = Ranks(*query_ranks(Scores(query), params, split, queries, mesh))
     change = gains(ordered, shuffled, samples=samples, seed=seed)
     return evaluate_ranks(*shuffled) | {"change": change}
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from raserec_jax import checkpoints
 from raserec_jax.batching.feeds import prefix_feed
@@ -28,12 +29,18 @@ from raserec_jax.training.unfrozen_objective import Neighbours, unfrozen_task
 
 
 def make_unfrozen_task(
-    config, reader: MemoryReader, encoder_params: dict, memory: Memory, split: Split
+    config,
+    reader: MemoryReader,
+    encoder_params: dict,
+    memory: Memory,
+    split: Split,
+    mesh: Mesh | None = None,
 ) -> Task:
     """The objective over {"reader", "encoder"}; bank and neighbours follow as `config.finetune.refresh_epochs` says.
 
     Args:
       encoder_params: of stage 1, by which `memory` was encoded.
+      mesh: over which a refresh encodes and searches.
     """
     encoder, settings = make_encoder(config, split.log.num_items), config.finetune
     batching = config.pretrain.batching
@@ -46,7 +53,8 @@ def make_unfrozen_task(
     )
     own = neighbours(config, memory.train_bank, memory.example_retrieved)
     of_stage_1 = checkpoints.params_fingerprint(encoder_params)
-    encode, examples = example_encoder(encoder, split, long_history=batching.long_history)
+    long_history = batching.long_history
+    encode, examples = example_encoder(encoder, split, long_history=long_history, mesh=mesh)
 
     def refresh(params: dict) -> Neighbours:
         if checkpoints.params_fingerprint(params) == of_stage_1:
@@ -54,7 +62,7 @@ def make_unfrozen_task(
         query = encode(params)
         bank = build_bank(config, split, query, examples).with_keys_as(config.memory.key_dtype)
         asked = example_queries(query, examples, split)
-        found = search_bank(config.memory, bank, asked, config.memory.top_k)
+        found = search_bank(config.memory, bank, asked, config.memory.top_k, mesh)
         return neighbours(config, bank, found)
 
     return unfrozen_task(
@@ -70,23 +78,23 @@ def make_unfrozen_task(
 
 
 def unfrozen_evaluator(
-    config, reader: MemoryReader, memory: Memory, split: Split
+    config, reader: MemoryReader, memory: Memory, split: Split, mesh: Mesh | None = None
 ) -> Callable[[dict], dict]:
     """{"reader", "encoder"} -> validation metrics, with a bank by this encoder: what later stages will do."""
     encoder, top_k = make_encoder(config, split.log.num_items), config.memory.top_k
     queries, item_ids = memory.valid.evaluation, jnp.asarray(split.log.item_ids)
     long_history = config.pretrain.batching.long_history
-    encode, examples = example_encoder(encoder, split, long_history=long_history)
+    encode, examples = example_encoder(encoder, split, long_history=long_history, mesh=mesh)
 
     def evaluate(params: dict) -> dict:
         own = params["encoder"]
         bank = build_bank(config, split, encode(own), examples)
         bank = bank.with_keys_as(config.memory.key_dtype)
-        query = encode_rows(encoder, own, item_ids, queries.rows)
-        found = search_bank(config.memory, bank, as_queries(query, queries), top_k)
+        query = encode_rows(encoder, own, item_ids, queries.rows, mesh=mesh)
+        found = search_bank(config.memory, bank, as_queries(query, queries), top_k, mesh)
         part = Part(queries, query, found)
         augmented = augmented_query(reader, params["reader"], part, bank, own["item_table"], top_k)
-        return evaluate_ranks(*query_ranks(Scores(augmented), own, split, queries))
+        return evaluate_ranks(*query_ranks(Scores(augmented), own, split, queries, mesh))
 
     return evaluate
 

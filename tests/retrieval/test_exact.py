@@ -11,9 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raserec_jax.errors import ConfigError, DataError
-from raserec_jax.retrieval import exact
+from raserec_jax.retrieval import exact, layout
+from raserec_jax.retrieval.chunked_search import search_chunk
 from raserec_jax.retrieval.eligibility import RULES, Queries, audit, eligible
-from raserec_jax.retrieval.exact import ExactIndex, unit_rows
+from raserec_jax.retrieval.exact import ExactIndex
+from raserec_jax.retrieval.layout import unit_rows
 from raserec_jax.retrieval.memory_bank import MemoryBank
 
 GOLDEN = pathlib.Path(os.environ.get("RASEREC_GOLDEN_DIR", "tests/golden"))
@@ -73,8 +75,8 @@ def assert_found(found, ids, scores):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks so small that a bank of some dozens of rows goes through every level of the search."""
-    monkeypatch.setattr(exact, "BLOCK_ROWS", 4)
-    monkeypatch.setattr(exact, "GROUP_BLOCKS", 2)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(layout, "GROUP_BLOCKS", 2)
 
 
 def test_golden_retrieval_filter():
@@ -244,5 +246,5 @@ def test_memory_stays_far_below_the_score_matrix():
     asked = exact._padded(
         Queries(unit_rows(bank.keys[:512]), bank.user_ids[:512], bank.lengths[:512]), 0, 512
     )
-    compiled = exact.search_chunk.lower(index._shelves, asked, k=5, rule="own_earlier").compile()
+    compiled = search_chunk.lower(index._shelves, asked, k=5, rule="own_earlier").compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 512 * bank.rows * 4 / 4

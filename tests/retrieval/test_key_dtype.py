@@ -16,7 +16,7 @@ from raserec_jax.data.splits import leave_one_out
 from raserec_jax.encoding import encode_rows, example_rows
 from raserec_jax.errors import CheckpointError
 from raserec_jax.models.encoder import SequenceEncoder
-from raserec_jax.retrieval import exact
+from raserec_jax.retrieval import layout
 from raserec_jax.retrieval.eligibility import Queries
 from raserec_jax.retrieval.exact import ExactIndex
 from raserec_jax.retrieval.memory_bank import MemoryBank
@@ -38,8 +38,8 @@ def queries_of(bank, count, seed=1):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(exact, "BLOCK_ROWS", 4)
-    monkeypatch.setattr(exact, "GROUP_BLOCKS", 2)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(layout, "GROUP_BLOCKS", 2)
 
 
 @pytest.mark.usefixtures("small_blocks")

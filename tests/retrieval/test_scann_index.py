@@ -10,7 +10,8 @@ import pytest
 from raserec_jax.errors import ConfigError, DataError
 from raserec_jax.retrieval import scann_index
 from raserec_jax.retrieval.eligibility import RULES, Queries, audit
-from raserec_jax.retrieval.exact import ExactIndex, unit_rows
+from raserec_jax.retrieval.exact import ExactIndex
+from raserec_jax.retrieval.layout import unit_rows
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.scann_index import ScannIndex, import_scann
 from raserec_jax.retrieval.searcher import recall_against_exact

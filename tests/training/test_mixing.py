@@ -124,7 +124,7 @@ def sizes(monkeypatch):
     """How many users and memories each ranking was of; the ranks themselves are all the same."""
     found = []
 
-    def query_ranks(scores, encoder_params, split, queries):
+    def query_ranks(scores, encoder_params, split, queries, mesh):
         count = len(queries.user_ids)
         assert scores.query.shape[0] == count == len(queries.end_positions)
         found.append(scores.sparse_ids.shape)
