@@ -29,7 +29,8 @@ _PLACES = ("semantic.folder",)
 def adopt_pretraining(
     workdir: Path, other: PathLike, config: ConfigDict, log: InteractionLog
 ) -> str:
-    """Takes over stage 1 of `other`, and its memory if that would be the same here; nothing if they are here already.
+    """Takes over stage 1 of `other`, with its texts, and its memory if that would be the same here; nothing if stage 1
+    is here already.
 
     Returns:
       What was taken over, as a sentence for the terminal; "" for nothing.
@@ -60,10 +61,18 @@ def adopt_pretraining(
     if wd.stage_record(other, "memory") is not None and not _differing("memory", saved, given):
         _copy(other / "memory", workdir / "memory")
         taken.append("memory")
-    for stage in taken:
+    texts = Path(saved["semantic"]["folder"] or other / "semantic")
+    if texts.is_dir() and not config.semantic.folder and not (workdir / "semantic").exists():
+        _copy(texts, workdir / "semantic")
+        taken.append("texts")
+    for stage in ("pretrain", "memory"):
+        if stage not in taken:
+            continue
         record = wd.stage_record(other, stage)
         wd.finish_stage(workdir, stage, {**record, "taken_from": str(other)})
-    return f"{' and '.join(taken)}: taken over from {other}"
+    return (
+        f"{' and '.join(filter(None, [', '.join(taken[:-1]), taken[-1]]))}: taken over from {other}"
+    )
 
 
 def _differing(stage: str, saved: dict, given: dict) -> list[str]:

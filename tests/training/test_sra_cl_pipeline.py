@@ -65,6 +65,15 @@ def test_what_is_served_is_the_bare_encoder(run):
     assert Recommender.load(bare).recommend(history, k=5) == with_texts
 
 
+def test_a_memory_over_it_makes_no_texts_anew(run, tmp_path, capsys):
+    log = generated_log()
+    stages = ("semantic", "memory")
+    train(config_of(), log, tmp_path / "r", item_text=titles(log), stages=stages, pretrained=run)
+    told = capsys.readouterr().out
+    assert f"pretrain and texts: taken over from {run}" in told
+    assert "read from the folder, nothing to do" in told
+
+
 def test_losses_are_logged_and_neighbours_are_shown(run):
     lines = (run / "metrics.jsonl").read_text()
     for name in ("inter_user_loss", "intra_user_loss", "attention_entropy", "neighbor_share"):
