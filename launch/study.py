@@ -29,6 +29,11 @@ _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, comma-separated; in place of 
 _VARIANTS = flags.DEFINE_list(
     "variants", None, "Some of the study's variants, beside its first; default all."
 )
+_PRETRAINED = flags.DEFINE_string(
+    "pretrained",
+    None,
+    "Of a study of the memory: workdir of a run whose stage 1 is taken over by every variant.",
+)
 _QUICK = flags.DEFINE_bool("quick", False, "Few epochs: a first look, no result.")
 _WINDOWS = flags.DEFINE_integer("windows", 5, "Of --study=drift: windows after training.", 1)
 _RETRAIN = flags.DEFINE_bool(
@@ -67,7 +72,8 @@ def main(argv: list[str]) -> None:
 
     config = quick(config) if _QUICK.value else config
     seeds = cli.integers("seeds", _SEEDS.value)
-    print(study_markdown(run_study(study, config, _WORKDIR.value, seeds=seeds)))
+    summary = run_study(study, config, _WORKDIR.value, seeds=seeds, pretrained=_PRETRAINED.value)
+    print(study_markdown(summary))
 
 
 def _of_one_seed(name: str) -> None:

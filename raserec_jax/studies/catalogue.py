@@ -2,8 +2,9 @@
 
 import difflib
 
+from raserec_jax.constants import BACKBONES
 from raserec_jax.errors import ConfigError
-from raserec_jax.studies.study import MEMORY, STAGE_1, Study, Variant, sweep
+from raserec_jax.studies.study import FULL, MEMORY, STAGE_1, Study, Variant, sweep
 
 NEW_ITEMS_QUESTION = (
     "How do items fare that training never saw, bare and by their neighbours' rows?"
@@ -33,6 +34,26 @@ def _memory(title: str, question: str, variants: tuple[Variant, ...], axis: str 
 
 def _sampled(kind: str, negatives: str) -> dict[str, object]:
     return {"pretrain.loss.next_item": kind, "pretrain.loss.negatives": negatives}
+
+
+_GATE, _NULL = {"reader.gate": "query"}, {"reader.null_memory": True}
+
+_MODELS = {
+    "pretrain": "stage 1 alone",
+    "control": "trained on, no memory",
+    "mixing": "neighbour mixing",
+    "finetune": "reader",
+    "combined": "reader and mixing",
+}
+
+
+def _backbones() -> tuple[Variant, ...]:
+    """Each model of a run as a variant, a run per backbone."""
+    return tuple(
+        Variant(f"{kind}_{model}", f"{kind}: {label}", {"encoder.kind": kind}, None, model, kind)
+        for kind in BACKBONES
+        for model, label in _MODELS.items()
+    )
 
 
 # BCE and gBCE replace the softmax, to which the repeat bias belongs.
@@ -212,6 +233,20 @@ STUDIES: dict[str, Study] = {
         sweep("memory.top_k", (1, 5, 10, 15, 20, 30, 50), 20, "K ="),
         "memories, K",
     ),
+    "reader_gate": _memory(
+        "RaSeRec: how many memories, and when",
+        "Does a reader that decides from what it retrieved beat a fixed number of memories and a fixed alpha?",
+        (
+            Variant("fixed", "as configured", {}),
+            *(Variant(f"top_{k}", f"K = {k}", {"memory.top_k": k}) for k in (5, 15, 30, 50)),
+            Variant("gate", "gate per query", _GATE),
+            Variant("null", "null memory", _NULL),
+            Variant("gate_null", "gate and null memory", _GATE | _NULL),
+            Variant(
+                "gate_null_50", "both, up to 50 memories", _GATE | _NULL | {"memory.top_k": 50}
+            ),
+        ),
+    ),
     "reader_alpha": _memory(
         "RaSeRec: weight of the user vector",
         "How much of the query stays beside what is read?",
@@ -245,6 +280,14 @@ STUDIES: dict[str, Study] = {
             Variant("middle", "8 to 10 items", {"memory.min_length": 8, "memory.max_length": 10}),
             Variant("long", "11 items and more", {"memory.min_length": 11}),
         ),
+    ),
+    "backbones": Study(
+        "Backbones and memory",
+        "What does memory add to each encoder, and to one that was trained on as long without it?",
+        _backbones(),
+        FULL,
+        "pretrain",
+        "NDCG@10",
     ),
     "unfrozen": _memory(
         "RaSeRec: encoder frozen or trained along",

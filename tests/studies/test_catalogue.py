@@ -24,7 +24,11 @@ def test_variants_are_distinct_and_can_be_configured(name, tmp_path):
     if name == "sra_cl_vectors":
         config.semantic.encoder = "minilm"  # one that can be trained
     made = [varied(config, variant, tmp_path) for variant in study.variants]
-    assert len({str(plain(one)) for one in made}) == len(made) or name in ("sra_cl_text", "reader")
+    runs = {variant.run or variant.name for variant in study.variants}
+    assert len({str(plain(one)) for one in made}) == len(runs) or name in ("sra_cl_text", "reader")
+    assert len({(variant.run or variant.name, variant.model) for variant in study.variants}) == len(
+        study.variants
+    )
     assert len({variant.name for variant in study.variants}) == len(study.variants)
     if study.axis:
         assert all(variant.value is not None for variant in study.variants)
