@@ -6,13 +6,15 @@ from raserec_jax.constants import BACKBONES
 from raserec_jax.errors import ConfigError
 from raserec_jax.studies.study import FULL, MEMORY, STAGE_1, Study, Variant, sweep
 
-NEW_ITEMS_QUESTION = (
-    "How do items fare that training never saw, bare and by their neighbours' rows?"
-)
-"""Of `new_items.run_new_items`, which is no list of variants."""
-
-DRIFT_QUESTION = "How does a model age after its training, and what does a fresh memory give back?"
-"""Of `drift.run_drift`, likewise."""
+ANALYSES = {
+    "new_items": "How do items fare that training never saw, bare and by their neighbours' rows?",
+    "drift": "How does a model age after its training, and what does a fresh memory give back?",
+    "when_memory_helps": "Can it be told before the answer whether a user's memories will help?",
+    "memory_usefulness": "Which memories harm, and what is lost when they are given up?",
+    "mixing_groups": "Neighbour mixing, reader, or both: whom does which help, and how much is freshness?",
+    "memory_cost": "What do time and bytes of a memory buy, by its size and by K?",
+}
+"""Studies that are no list of variants, each with its question; `launch/study.py` runs them."""
 
 _FULL_TEXT = Variant("full", "full method", {})
 _NO_LOSSES = {"sra_cl.inter_weight": 0.0, "sra_cl.intra_weight": 0.0}
@@ -315,6 +317,6 @@ def find_study(name: str | None) -> Study:
         return STUDIES[name]
     if not name:
         raise ConfigError("--study is missing; give it, for example --study=memory_k, or --list")
-    near = difflib.get_close_matches(name, STUDIES, n=1)
+    near = difflib.get_close_matches(name, [*STUDIES, *ANALYSES], n=1)
     hint = f"did you mean {near[0]}?" if near else "--list tells them"
     raise ConfigError(f"--study={name}: there is no such study; {hint}")

@@ -8,7 +8,7 @@ import pytest
 
 from raserec_jax import presets
 from raserec_jax.errors import ConfigError
-from raserec_jax.studies.catalogue import STUDIES, find_study
+from raserec_jax.studies.catalogue import ANALYSES, STUDIES, find_study
 from raserec_jax.studies.running import quick, varied
 from raserec_jax.training.workdir import plain
 
@@ -76,13 +76,18 @@ def run_launcher(*arguments):
 def test_the_command_tells_the_studies_and_refuses_in_one_sentence(tmp_path):
     told = run_launcher("--list")
     assert told.returncode == 0
-    assert all(f"{name}: " in told.stdout for name in [*STUDIES, "new_items"])
+    assert all(f"{name}: " in told.stdout for name in [*STUDIES, *ANALYSES])
     common = ("--config=configs/raserec.py:movielens_100k", f"--workdir={tmp_path / 'w'}")
     for arguments, words in (
         (("--study=memoryk",), "--study=memoryk: there is no such study; did you mean memory_k?"),
         (("--study=memory_k", "--variants=no"), "--variants has no; use some of top_k_1,"),
         (("--study=memory_k", "--seeds=1,1"), "--seeds=1,1 should be distinct integers"),
         (("--study=new_items", "--seeds=0,1"), "--study=new_items takes one seed"),
+        (("--study=memory_k", "--runs=a"), "--study=memory_k trains its variants itself; leave"),
+        (("--study=drift", "--runs=a"), "--study=drift trains what it needs itself; leave out"),
+        (("--study=memory_cost", "--runs=a,b"), "--study=memory_cost looks at one run; give"),
+        (("--study=backbones", "--pretrained=a"), "train stage 1 themselves; leave it out"),
+        (("--study=when_memory_help",), "did you mean when_memory_helps?"),
         (
             ("--study=sra_cl_prompts", "--quick"),
             "variant llm_0: --config.semantic.descriptions=llm needs --config.semantic.llm.model; give it",
