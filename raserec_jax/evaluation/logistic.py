@@ -94,7 +94,7 @@ def area_under_curve(
 
 def calibration(
     labels: Bool[np.ndarray, " rows"], chances: Float[np.ndarray, " rows"], bins: int = 10
-) -> list[dict[str, float]]:
+) -> list[dict[str, float | int]]:
     """By increasing probability, bins of about equally many rows: what was predicted, what came true.
 
     Returns:

@@ -8,8 +8,9 @@ import pytest
 
 from raserec_jax import presets
 from raserec_jax.errors import ConfigError
+from raserec_jax.studies.analyses import run_analysis
 from raserec_jax.studies.catalogue import ANALYSES, STUDIES, find_study
-from raserec_jax.studies.running import quick, varied
+from raserec_jax.studies.running import quick, run_study, varied
 from raserec_jax.training.workdir import plain
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -55,12 +56,25 @@ def test_texts_that_differ_get_a_folder_of_their_own(tmp_path):
 def test_an_unknown_study_or_variant_is_refused():
     with pytest.raises(ConfigError, match="no such study; did you mean memory_k"):
         find_study("memory_kk")
+    with pytest.raises(ConfigError, match="no such study; did you mean when_memory_helps"):
+        find_study("when_memory_help")
     with pytest.raises(ConfigError, match="--study is missing"):
         find_study(None)
     with pytest.raises(ConfigError, match="--variants has nope; use some of clusters"):
         find_study("sra_cl_ablations").only(["nope"])
     kept = find_study("sra_cl_ablations").only(["clusters"])
     assert [variant.name for variant in kept.variants] == ["full", "clusters"]
+
+
+def test_runs_and_stage_1_of_others_go_only_with_studies_that_use_them(tmp_path):
+    config = presets.raserec("movielens_100k")
+    with pytest.raises(ConfigError, match="--study=drift trains what it needs itself; leave out"):
+        run_analysis("drift", config, tmp_path / "w", seed=0, runs=["a"])
+    with pytest.raises(ConfigError, match="--study=memory_cost looks at one run; give --runs one"):
+        run_analysis("memory_cost", config, tmp_path / "w", seed=0, runs=["a", "b"])
+    with pytest.raises(ConfigError, match="--pretrained=a: the variants of this study train"):
+        run_study(STUDIES["backbones"], config, tmp_path / "w", pretrained="a")
+    assert not (tmp_path / "w").exists()
 
 
 def test_quick_is_short():
@@ -84,10 +98,6 @@ def test_the_command_tells_the_studies_and_refuses_in_one_sentence(tmp_path):
         (("--study=memory_k", "--seeds=1,1"), "--seeds=1,1 should be distinct integers"),
         (("--study=new_items", "--seeds=0,1"), "--study=new_items takes one seed"),
         (("--study=memory_k", "--runs=a"), "--study=memory_k trains its variants itself; leave"),
-        (("--study=drift", "--runs=a"), "--study=drift trains what it needs itself; leave out"),
-        (("--study=memory_cost", "--runs=a,b"), "--study=memory_cost looks at one run; give"),
-        (("--study=backbones", "--pretrained=a"), "train stage 1 themselves; leave it out"),
-        (("--study=when_memory_help",), "did you mean when_memory_helps?"),
         (
             ("--study=sra_cl_prompts", "--quick"),
             "variant llm_0: --config.semantic.descriptions=llm needs --config.semantic.llm.model; give it",
