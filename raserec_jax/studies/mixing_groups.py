@@ -58,7 +58,8 @@ def run_mixing_groups(
     Returns:
       {"rows": [{"run": its split, "kind": "all", "popularity" or "length", "group", "queries", "model", "protocol",
       "metric", "mean", "change": minus the control, "fresh": minus the same with the memory of training alone}] with
-      {"mean", "low", "high"} or None, "protocol": of the first run, "devices"}.
+      {"mean", "low", "high"} or None, "weights": {split: {"mixing", "combined"}} of the neighbours, chosen on
+      validation, "protocol": of the first run, "devices"}.
 
     Raises:
       CheckpointError: a run is damaged, or has no test of a reader and a mixture; else as `train`.
@@ -75,7 +76,7 @@ def run_mixing_groups(
                 one.memory.eligibility = "before"
             runs.append(Path(workdir) / name)
             train(one, log, runs[-1], item_text=item_text)
-    rows, told = [], []
+    rows, told, weights = [], [], {}
     for run in map(Path, runs):
         opened, results = open_workdir(run), read_json(run / "results.json")
         ranks, _ = read_ranks(run)
@@ -87,8 +88,16 @@ def run_mixing_groups(
         split = split_log(opened.log, opened.config.data)
         settings = {"samples": config.evaluation.bootstrap_samples, "seed": seed}
         rows += group_rows(split, ranks, **settings)
+        weights[split.name] = {
+            model: results["stages"][model]["weight"] for model in ("mixing", "combined")
+        }
         told.append(results)
-    summary = {"rows": rows, "protocol": told[0]["protocol"], "devices": told[0]["devices"]}
+    summary = {
+        "rows": rows,
+        "weights": weights,
+        "protocol": told[0]["protocol"],
+        "devices": told[0]["devices"],
+    }
     _write(Path(workdir), summary)
     return summary
 
@@ -136,6 +145,10 @@ def group_rows(
 
 def _write(workdir: Path, summary: dict[str, Any]) -> None:
     rows = summary["rows"]
+    weights = ", ".join(
+        f"{run} {found['mixing']:g} and, with the reader, {found['combined']:g}"
+        for run, found in summary["weights"].items()
+    )
     tables = [
         _table(rows, run, kind, protocol)
         for run in dict.fromkeys(row["run"] for row in rows)
@@ -146,7 +159,8 @@ def _write(workdir: Path, summary: dict[str, Any]) -> None:
         workdir,
         "mixing_groups",
         "Mixing and reader, by group",
-        f"{_QUESTION} {summary['protocol'].get('dataset', '')}; {summary['devices']}.",
+        f"{_QUESTION} Weight of the neighbours, chosen on validation: {weights}. "
+        f"{summary['protocol'].get('dataset', '')}; {summary['devices']}.",
         summary=summary,
         lines=[flat(row) for row in rows],
         tables=tables,
@@ -204,6 +218,7 @@ def draw_groups(rows: list[dict[str, Any]]) -> Figure:
                     name = STAGE_LABELS.get(model, model) if at == 0 else None
                     axis.plot([x], [change["mean"]], "o", color=color, markersize=5, label=name)
             axis.set_xticks(range(len(labels)), labels)
+            axis.set_xlim(-0.5, len(labels) - 0.5)
             axis.tick_params(axis="x", labelsize=8)
             axis.set_title(f"{head}, {run}", fontsize=9.5)
         line[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -124,4 +124,4 @@ def test_an_entry_planted_to_do_harm_is_the_least_useful(exact):
     assert count.sum() == EXAMPLES * TOP_K and count[BANK - 2] == len(ids[::2])
     assert total[BANK - 1] == 0 == count[BANK - 1]
     assert np.argmin(total) == BANK - 2 and total[BANK - 2] < 0
-    assert total.sum() == pytest.approx(effects.sum(), rel=1e-5)
+    assert total.sum() == pytest.approx(effects.sum(), abs=1e-5)
