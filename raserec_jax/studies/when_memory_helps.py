@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from ml_collections import ConfigDict
 
 from raserec_jax.data.interactions import InteractionLog
@@ -279,12 +280,26 @@ def draw_when(summary: dict[str, Any]) -> Figure:
         for row in summary["policies"]
         if (row["protocol"], row["metric"]) == ("unfiltered", "NDCG@10")
     ]
-    right.barh(range(len(shown)), [row["mean"] for row in shown], color="#56b4e9")
-    for place, row in enumerate(shown):
-        right.annotate(f" {row['mean']:.4f}", (row["mean"], place), va="center", fontsize=8)
-    right.set_yticks(range(len(shown)), [row["policy"] for row in shown])
-    right.invert_yaxis()
-    right.margins(x=0.18)
+    right.axvline(0.0, color=INK, linewidth=0.8, linestyle=":")
     right.grid(axis="y", visible=False)
-    right.set_title("test NDCG@10, unfiltered", fontsize=9.5)
+    for place, row in enumerate(shown):
+        change = row["change"] or {"mean": 0.0, "low": 0.0, "high": 0.0}
+        right.plot([change["low"], change["high"]], [place, place], color="#0072b2", linewidth=2)
+        right.plot([change["mean"]], [place], "o", color="#0072b2", markersize=5)
+        right.annotate(
+            f"{row['mean']:.4f}".removeprefix("0"),
+            (change["mean"], place),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=INK,
+        )
+    names = [f"{row['policy']}, {row['share']:.0%}" for row in shown]
+    right.set_yticks(range(len(shown)), names)
+    right.set_ylim(len(shown) - 0.5, -0.7)
+    right.margins(x=0.12)
+    right.set_title("test NDCG@10 minus memory for all", fontsize=9.5)
+    for axis in (left, right):
+        axis.xaxis.set_major_locator(MaxNLocator(5))
     return figure
