@@ -102,13 +102,14 @@ def test_the_signals_by_hand(run, tmp_path):
         np.testing.assert_allclose(found[row], expected, rtol=1e-4)
 
 
-def test_memory_usefulness(run, tmp_path):
+def test_memory_usefulness(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory_usefulness, "KEPT", (0.5,))
     summary = memory_usefulness.run_memory_usefulness(tiny_config(), tmp_path, run=run)
     bank = trained_run(tiny_config(), tmp_path, run=run).memory.train_bank
     assert summary["entries"] == bank.rows >= summary["read"] > 0
     assert summary["check"] > 0.8
     rows = check_files(tmp_path, "memory_usefulness", summary)
-    assert len(rows) == len(summary["rows"]) == (1 + 3 * 5) * 2 * 4
+    assert len(rows) == len(summary["rows"]) == (1 + 5) * 2 * 4
     whole = summary["rows"][1]
     expected = read_json(run / "results.json")["stages"]["finetune"]["test_train_bank"]
     assert (whole["rule"], whole["metric"], whole["protocol"]) == (
@@ -116,7 +117,7 @@ def test_memory_usefulness(run, tmp_path):
     )  # fmt: skip
     assert whole["mean"] == pytest.approx(expected["unfiltered"]["NDCG@10"])
     assert {row["entries"] for row in summary["rows"]} == {
-        bank.rows, *(round(kept * bank.rows) for kept in memory_usefulness.KEPT)
+        bank.rows, round(0.5 * bank.rows)
     }  # fmt: skip
 
 
@@ -168,7 +169,7 @@ def test_mixing_groups(run, tmp_path):
 
 
 def test_memory_cost(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory_cost, "SHARES", (0.5, 1.0))
+    monkeypatch.setattr(memory_cost, "SHARES", (1.0,))
     monkeypatch.setattr(memory_cost, "_REPEATS", {memory_cost.LARGEST_BATCH: 1, 1: 1})
     summary = memory_cost.run_memory_cost(tiny_config(), tmp_path, run=run)
     check_files(tmp_path, "memory_cost", summary)
@@ -178,7 +179,7 @@ def test_memory_cost(run, tmp_path, monkeypatch):
     assert (first["entries"], first["bytes"], first["change"]) == (0, 0, None)
     bank = trained_run(tiny_config(), tmp_path, run=run).memory.train_bank
     assert [(row["entries"], row["top_k"]) for row in rows] == [
-        (entries, top_k) for entries in (round(bank.rows / 2), bank.rows) for top_k in (5, 20, 50)
+        (bank.rows, top_k) for top_k in (5, 20, 50)
     ]
     # Keys of 8 floats, and target, user, length and time.
     assert all(row["bytes"] == row["entries"] * (8 * 4 + 4 * 4) for row in rows)
