@@ -6,12 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from raserec_jax.config_rules import AS_BEFORE
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.splits import Split, split_log
 from raserec_jax.data.storage import PathLike
 from raserec_jax.errors import CheckpointError, ConfigError
-from raserec_jax.evaluation.ranking import Scores
+from raserec_jax.evaluation.item_scores import Scores
 from raserec_jax.recommend.loading import Workdir, open_workdir
 from raserec_jax.report.results import read_json
 from raserec_jax.retrieval.memory_bank import MemoryBank
@@ -92,6 +93,7 @@ def trained_run(
         run = Path(workdir) / "run"
         train(one, log, run, item_text=item_text, stages=STAGES)
     opened = open_workdir(run)
+    opened = opened._replace(config=_completed(opened.config))
     if opened.config.finetune.get("train_encoder", False):
         raise ConfigError(
             f"{run}: stage 2 trained the encoder too; this study needs config.finetune.train_encoder=false"
@@ -105,6 +107,16 @@ def trained_run(
     results = read_json(Path(run) / "results.json")
     split = split_log(opened.log, opened.config.data)
     return TrainedRun(opened, split, reader_params, memory, results["protocol"], results["devices"])
+
+
+def _completed(config: ConfigDict) -> ConfigDict:
+    """With the values of the memory that a run of an earlier release did not write, as they were then."""
+    one = ConfigDict(config.to_dict())
+    for name, value in AS_BEFORE.items():
+        group, _, field = name.partition(".")
+        if group == "memory" and field not in one.memory:
+            one.memory[field] = value
+    return one
 
 
 def halves(num_users: int, seed: int) -> np.ndarray:
