@@ -99,6 +99,8 @@ FIELD_HELP = {
     "reader.pooling": "attention, or mean: the plain mean of the memories in its place",
     "reader.learn_alpha": "train alpha with the reader, from reader.alpha on",
     "reader.learn_beta": "train beta with the reader, from reader.beta on",
+    "reader.gate": "none, or query: a small network decides for each query how far alpha is from reader.alpha",
+    "reader.null_memory": "attention may ignore every memory; memory.top_k is then only the most that are read",
     "finetune.train_encoder": "train the encoder too, with its dropout",
     "finetune.encoder_rate": "learning rate of the encoder as a share of the reader's",
     "finetune.refresh_epochs": "epochs after which bank and neighbours follow the trained encoder; 0 = never",
@@ -144,6 +146,8 @@ AS_BEFORE = {
     "reader.pooling": "attention",
     "reader.learn_alpha": False,
     "reader.learn_beta": False,
+    "reader.gate": "none",
+    "reader.null_memory": False,
     "finetune.train_encoder": False,
     "finetune.encoder_rate": 0.1,
     "finetune.refresh_epochs": 0,
@@ -220,11 +224,19 @@ def check_config(config: ConfigDict) -> None:
                 f"0 or at least {config.data.min_history}, which is data.min_history",
             )
         )
-    for name in ("alpha", "beta"):
-        if config.reader[f"learn_{name}"] and not 0.0 < config.reader[name] < 1.0:
+    learned = {
+        "alpha": config.reader.learn_alpha or config.reader.gate == "query",
+        "beta": config.reader.learn_beta,
+    }
+    for name, is_learned in learned.items():
+        if is_learned and not 0.0 < config.reader[name] < 1.0:
             raise ConfigError(
                 _wrong(config, f"reader.{name}", "a start inside (0, 1), as it is learned")
             )
+    if config.reader.null_memory and config.reader.pooling != "attention":
+        raise ConfigError(
+            _wrong(config, "reader.null_memory", "False, or reader.pooling=attention beside it")
+        )
     if 0 < config.memory.max_length < config.memory.min_length:
         raise ConfigError(_wrong(config, "memory.max_length", "0 or at least memory.min_length"))
     if not all(0.0 < share <= 1.0 for share in config.evaluation.noise):
@@ -307,6 +319,7 @@ _CHOICES = {
     "memory.eligibility": ("own_earlier", "before", "all"),
     "memory.key_dtype": ("float32", "bfloat16"),
     "reader.pooling": ("attention", "mean"),
+    "reader.gate": ("none", "query"),
 }
 _BELOW_ONE = (0.0, 1.0 - 1e-9)
 _RANGES = {

@@ -131,6 +131,8 @@ def raserec_published(dataset: str = "") -> ConfigDict:
                 "pooling": "attention",
                 "learn_alpha": False,
                 "learn_beta": False,
+                "gate": "none",
+                "null_memory": False,
             },
             "finetune": {
                 "batch_size": 1024,

@@ -83,7 +83,7 @@ class ByHand:
 
     def read(self, query, rows):
         values = self.table[self.bank.target_ids[rows]]
-        augmented, attention = self._read(
+        augmented, attention, _ = self._read(
             self.reader_params, query[None], self.bank.keys[rows][None], values[None]
         )
         beta = self.opened.reader.beta

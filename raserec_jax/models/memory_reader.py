@@ -2,7 +2,8 @@
 
 Channel 1 attends with stored histories as keys and what followed them as values; channel 2 the other way round.
 Each channel reads twice, with a feed-forward layer between. What is retrieved, and for whom, is not its business.
-The paper's ablations (a single channel, no feed-forward, mean pooling, no memory) are settings of the same module.
+The paper's ablations (a single channel, no feed-forward, mean pooling, no memory) are settings of the same module, and
+so are two additions of ours: a gate in place of the fixed alpha, and attention that may ignore every memory.
 """
 
 import math
@@ -19,8 +20,10 @@ from raserec_jax.models.layers import (
     torch_linear_bias,
     torch_linear_kernel,
 )
+from raserec_jax.models.memory_gate import MemoryGate
 
 POOLINGS = ("attention", "mean")
+GATES = ("none", "query")
 
 
 class CrossAttention(nn.Module):
@@ -30,6 +33,10 @@ class CrossAttention(nn.Module):
     (q W_q)(m W_k)^T = ((q W_q) W_k^T) m^T, and sum_k a_k (v_k W_v) = (sum_k a_k v_k) W_v. The work per row is
     heads * dim * (head_dim + top_k) instead of top_k * dim^2. A key bias would add one constant to all scores of
     a head, which the softmax cancels, so there is none.
+
+    With `otherwise` the softmax has one place more, with a learned key and logit, that stands for no memory: its
+    weight, mean over heads, is how much of `otherwise` takes the place of what is read. The weights that are returned
+    are those among the memories, as without it.
 
     Fields:
       num_heads: heads; dim must be a multiple.
@@ -49,9 +56,13 @@ class CrossAttention(nn.Module):
         keys: Float[Array, "batch top_k dim"],
         values: Float[Array, "batch top_k dim"],
         mask: Bool[Array, "batch top_k"],
+        otherwise: Float[Array, "batch dim"] | None = None,
         *,
         deterministic: bool,
-    ) -> tuple[Float[Array, "batch dim"], Float[Array, "batch heads top_k"]]:
+    ) -> tuple[
+        Float[Array, "batch dim"], Float[Array, "batch heads top_k"], Float[Array, " batch"]
+    ]:
+        """(what was read, weights of the memories, share of `otherwise` in what was read)."""
         dim = query.shape[-1]
         head_dim = dim // self.num_heads
         kernel, bias = torch_linear_kernel, torch_linear_bias(dim)
@@ -64,16 +75,27 @@ class CrossAttention(nn.Module):
         key_side = jnp.einsum(
             "bhe,dhe->bhd", projected, key_kernel.reshape(dim, self.num_heads, head_dim)
         )
-        scores = jnp.einsum("bhd,bkd->bhk", key_side, keys) / (head_dim**0.5 * self.temperature)
+        scale = head_dim**0.5 * self.temperature
         # Finite floor and a second mask: a row without any memory gets zero weights, never NaN.
-        weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e9), axis=-1) * mask[:, None]
+        scores = jnp.einsum("bhd,bkd->bhk", key_side, keys) / scale
+        scores = jnp.where(mask[:, None], scores, -1e9)
+        weights = jax.nn.softmax(scores, axis=-1) * mask[:, None]
         dropped = Dropout(self.attention_dropout)(weights, deterministic=deterministic)
         read = jnp.einsum("bhk,bkd->bhd", dropped, values)
         read = jnp.einsum(
             "bhd,dhe->bhe", read, value_kernel.reshape(dim, self.num_heads, head_dim)
         ) + jnp.sum(dropped, axis=-1)[..., None] * value_bias.reshape(1, self.num_heads, head_dim)
         out = Dense(dim, kernel, bias, name="out")(read.reshape(-1, dim))
-        return Dropout(self.hidden_dropout)(out, deterministic=deterministic), weights
+        out = Dropout(self.hidden_dropout)(out, deterministic=deterministic)
+        if otherwise is None:
+            return out, weights, jnp.zeros(query.shape[0])
+        zeros = nn.initializers.zeros
+        null_key = self.param("null_key", zeros, (dim,))
+        null_logit = self.param("null_logit", zeros, (self.num_heads,))
+        null = jnp.einsum("bhd,d->bh", key_side, null_key) / scale + null_logit[None]
+        ignored = jnp.mean(nn.sigmoid(null - nn.logsumexp(scores, axis=-1)), axis=1)
+        share = ignored[:, None]
+        return (1.0 - share) * out + share * otherwise, weights, ignored
 
 
 class MemoryChannel(nn.Module):
@@ -81,6 +103,7 @@ class MemoryChannel(nn.Module):
 
     Without `feed_forward` the second attention follows the first at once. With pooling "mean" the plain mean of the
     values stands for both reads, as a second one would not depend on the first; feed-forward and norm come after it.
+    With `null_memory` the second attention may ignore every memory: it gives the query itself then.
     """
 
     num_heads: int
@@ -91,13 +114,16 @@ class MemoryChannel(nn.Module):
     norm_epsilon: float
     feed_forward: bool = True
     pooling: str = "attention"
+    null_memory: bool = False
 
     @nn.compact
     def __call__(self, query, keys, values, mask, *, deterministic: bool):
+        """As `CrossAttention`."""
         if self.pooling == "mean":
             weights = mask / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
             pooled = jnp.einsum("bk,bkd->bd", weights, values)
-            return self._transform(pooled, deterministic), weights[:, None]
+            nothing = jnp.zeros(query.shape[0])
+            return self._transform(pooled, deterministic), weights[:, None], nothing
         attend = [
             CrossAttention(
                 self.num_heads,
@@ -108,9 +134,10 @@ class MemoryChannel(nn.Module):
             )
             for name in ("attend_first", "attend_second")
         ]
-        first, _ = attend[0](query, keys, values, mask, deterministic=deterministic)
+        first, _, _ = attend[0](query, keys, values, mask, deterministic=deterministic)
         inner = self._transform(first, deterministic)
-        return attend[1](inner, keys, values, mask, deterministic=deterministic)
+        otherwise = query if self.null_memory else None
+        return attend[1](inner, keys, values, mask, otherwise, deterministic=deterministic)
 
     def _transform(self, x, deterministic: bool):
         if not self.feed_forward:
@@ -140,6 +167,9 @@ class MemoryReader(nn.Module):
       pooling: "attention", or "mean" of the memories' values in its place.
       learn_alpha, learn_beta: the weight is the sigmoid of a parameter that starts where the field says, which must
         lie inside (0, 1).
+      gate: "none", or "query": a network (`MemoryGate`) shifts the logit of alpha query by query, from zero on.
+      null_memory: the last attention of each channel has a place more, for no memory; what it holds is the user vector,
+        so that a query may ignore all its memories, and top_k is only the most that are read.
     """
 
     num_heads: int = 2
@@ -154,6 +184,8 @@ class MemoryReader(nn.Module):
     pooling: str = "attention"
     learn_alpha: bool = False
     learn_beta: bool = False
+    gate: str = "none"
+    null_memory: bool = False
 
     @nn.compact
     def __call__(
@@ -165,7 +197,7 @@ class MemoryReader(nn.Module):
         *,
         deterministic: bool = True,
         return_attention: bool = False,
-    ) -> Float[Array, "batch dim"] | tuple[Float[Array, "batch dim"], dict]:
+    ) -> Float[Array, "batch dim"] | tuple[Float[Array, "batch dim"], dict, Float[Array, " batch"]]:
         """Reads the memories of each row.
 
         Args:
@@ -175,30 +207,18 @@ class MemoryReader(nn.Module):
           retrieved_mask: which memories are real; default all.
           deterministic: no dropout; otherwise the "dropout" RNG is needed.
           return_attention: also return {"history_to_target", "target_to_history"}: weights of the last read of
-            each built channel, [batch, top_k], mean over heads; 1 / memories of the row with pooling "mean".
+            each built channel, [batch, top_k], mean over heads; 1 / memories of the row with pooling "mean"; and the
+            weight of the user vector itself in the augmented one, [batch]: alpha, or as gate and null memory have it, 1
+            for a row without memories.
 
         Returns:
-          The augmented user vectors; float32. With `return_attention`, a pair.
+          The augmented user vectors; float32. With `return_attention`, a triple.
 
         Raises:
           ValueError: dim is not a multiple of num_heads, alpha or beta outside [0, 1] (or on its border where it is
-            learned), temperature <= 0, an unknown pooling.
+            learned), temperature <= 0, an unknown pooling or gate, a null memory without attention.
         """
-        if query.shape[-1] % self.num_heads:
-            raise ValueError(
-                f"dim={query.shape[-1]} is not a multiple of num_heads={self.num_heads}"
-            )
-        for name in ("alpha", "beta"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1]")
-            if getattr(self, f"learn_{name}") and not 0.0 < getattr(self, name) < 1.0:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} must be inside (0, 1) to be learned"
-                )
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling={self.pooling!r} is unknown; use one of {POOLINGS}")
-        if self.attention_temperature <= 0:
-            raise ValueError(f"attention_temperature={self.attention_temperature} must be above 0")
+        self._check(query.shape[-1])
         if retrieved_mask is None:
             retrieved_mask = jnp.ones(retrieved_keys.shape[:2], bool)
         alpha, beta = self._weight("alpha"), self._weight("beta")
@@ -206,11 +226,11 @@ class MemoryReader(nn.Module):
             "history_to_target": (beta, retrieved_keys, retrieved_values),
             "target_to_history": (1.0 - beta, retrieved_values, retrieved_keys),
         }
-        merged, attention = jnp.zeros_like(query), {}
+        merged, attention, ignored = jnp.zeros_like(query), {}, jnp.zeros(query.shape[0])
         for name, (weight, keys, values) in channels.items():
             if isinstance(weight, float) and weight == 0.0:
                 continue
-            read, weights = MemoryChannel(
+            read, weights, unread = MemoryChannel(
                 self.num_heads,
                 self.inner_dim,
                 self.attention_temperature,
@@ -219,6 +239,7 @@ class MemoryReader(nn.Module):
                 self.norm_epsilon,
                 self.feed_forward,
                 self.pooling,
+                self.null_memory,
                 name=name,
             )(
                 query,
@@ -228,10 +249,43 @@ class MemoryReader(nn.Module):
                 deterministic=deterministic,
             )
             merged = merged + weight * read
+            ignored = ignored + weight * unread
             attention[name] = jnp.mean(weights, axis=1)
+        if self.gate == "query":
+            memories = (retrieved_keys.astype(query.dtype), retrieved_values.astype(query.dtype))
+            shift = MemoryGate(self.norm_epsilon, name="gate")(
+                query, merged, *memories, retrieved_mask
+            )
+            alpha = nn.sigmoid(jax.scipy.special.logit(alpha) + shift)
         augmented = alpha * query + (1.0 - alpha) * merged
-        augmented = jnp.where(jnp.any(retrieved_mask, axis=1, keepdims=True), augmented, query)
-        return (augmented, attention) if return_attention else augmented
+        some = jnp.any(retrieved_mask, axis=1, keepdims=True)
+        augmented = jnp.where(some, augmented, query)
+        if not return_attention:
+            return augmented
+        own = jnp.where(some, alpha + (1.0 - alpha) * ignored[:, None], 1.0)
+        return augmented, attention, own[:, 0]
+
+    def _check(self, dim: int) -> None:
+        if dim % self.num_heads:
+            raise ValueError(f"dim={dim} is not a multiple of num_heads={self.num_heads}")
+        learned = {
+            "alpha": self.learn_alpha or self.gate == "query",
+            "beta": self.learn_beta,
+        }
+        for name, is_learned in learned.items():
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1]")
+            if is_learned and not 0.0 < getattr(self, name) < 1.0:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be inside (0, 1) to be learned"
+                )
+        for name, known in (("pooling", POOLINGS), ("gate", GATES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; use one of {known}")
+        if self.null_memory and self.pooling != "attention":
+            raise ValueError(f"null_memory needs pooling='attention', but pooling={self.pooling!r}")
+        if self.attention_temperature <= 0:
+            raise ValueError(f"attention_temperature={self.attention_temperature} must be above 0")
 
     def _weight(self, name: str) -> float | Float[Array, ""]:
         """alpha or beta: the field, or the sigmoid of its parameter."""
@@ -243,7 +297,7 @@ class MemoryReader(nn.Module):
 
 
 def reader_weights(reader: MemoryReader, params: dict) -> dict[str, float]:
-    """{"alpha", "beta"} as the reader uses them: learned, or as configured."""
+    """{"alpha", "beta"} as the reader uses them: learned, or as configured; alpha before a gate shifts it."""
     return {
         name: float(nn.sigmoid(params[f"{name}_logit"]))
         if getattr(reader, f"learn_{name}")

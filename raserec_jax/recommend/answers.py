@@ -89,6 +89,8 @@ class Explanation(NamedTuple):
     scoring: as `Recommender.scoring`.
     history: what was recommended for, as far as it is known, oldest first.
     channel_shares: how much each channel of `RetrievedMemory.attention` counts for the weight; they sum to 1.
+    own_weight: how much the vector of the history itself counts beside what the memory reader read, in [0, 1]: alpha,
+      or what `reader.gate` and `reader.null_memory` make of it for this history; 1 where nothing was read.
     """
 
     recommendations: Recommendations
@@ -96,6 +98,7 @@ class Explanation(NamedTuple):
     scoring: str
     history: tuple[Item, ...]
     channel_shares: dict[str, float]
+    own_weight: float = 1.0
 
     def to_json(self) -> str:
         """One line of JSON, as `records.explanation_record` lays it out; ids stay integers or strings."""

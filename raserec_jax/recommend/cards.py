@@ -88,12 +88,16 @@ def _memories(answer: Explanation) -> str:
     shares = ", ".join(
         f"{_CHANNELS[name]} {share:.2f}" for name, share in answer.channel_shares.items()
     )
+    read = ""
+    if answer.scoring in ("finetune", "combined"):
+        own = answer.own_weight
+        read = f" The history itself counts {own:.2f}, what was read {1.0 - own:.2f}."
     heaviest = max(memory.weight for memory in answer.memories)
     by_weight = sorted(answer.memories, key=lambda memory: -memory.weight)
     lines = "".join(_memory(memory, heaviest) for memory in by_weight)
     return (
         f'<h3>Memories, heaviest first</h3><p class="soft">Moments of the past with a similar history, and what was '
-        f"taken next. The weight is made of: {escape(shares)}.</p>{lines}"
+        f"taken next. The weight is made of: {escape(shares)}.{read}</p>{lines}"
     )
 
 

@@ -39,6 +39,7 @@ class Scored(NamedTuple):
     target_ids: [batch, memories] the items that followed, 0 = none.
     attention: by channel [batch, memories], what the reader's channels and "neighbors", the mixture, gave each memory;
       a row with memories sums to 1.
+    own_weights: [batch] weight of the user's own vector in what the reader makes of it; 1 without reader or memories.
     """
 
     scores: Scores
@@ -50,6 +51,7 @@ class Scored(NamedTuple):
     weights: np.ndarray
     target_ids: np.ndarray
     attention: dict[str, np.ndarray]
+    own_weights: np.ndarray
 
 
 class Model:
@@ -121,7 +123,8 @@ class Model:
             plain = plain._replace(repeat_ids=seen, repeat_bias=self._repeat_bias)
         if memory is None:
             none = np.zeros((size, 0), np.int32)
-            return Scored(plain, plain, seen, None, none, none, none, none, {})
+            own = np.ones(size, np.float32)
+            return Scored(plain, plain, seen, None, none, none, none, none, {}, own)
         times = None if time is None else np.full(size, time, np.int32)
         queries = Queries(np.asarray(query), users, lengths, times)
         return self._with_memory(memory, plain, seen, queries)
@@ -177,9 +180,10 @@ class Model:
         target_ids = np.where(mask, bank.target_ids[row_ids], 0)
         scores = plain
         weights, attention = np.zeros(mask.shape, np.float32), {}
+        own = np.ones(len(mask), np.float32)
         if with_reader:
             used = (row_ids[:, :reader_k], target_ids[:, :reader_k], mask[:, :reader_k])
-            augmented, channels, weights[:, :reader_k] = self._read(bank, plain.query, *used)
+            augmented, channels, weights[:, :reader_k], own = self._read(bank, plain.query, *used)
             scores = plain._replace(query=augmented)
             attention = {name: _widened(one, mask.shape) for name, one in channels.items()}
         if mixture is not None:
@@ -196,16 +200,18 @@ class Model:
             weights *= 1.0 - share
             weights[:, :k] += share * np.asarray(mass)
             attention["neighbors"] = _widened(mass, mask.shape)
-        return Scored(scores, plain, seen, memory, row_ids, cosines, weights, target_ids, attention)
+        return Scored(
+            scores, plain, seen, memory, row_ids, cosines, weights, target_ids, attention, own
+        )
 
     def _read(
         self, bank: MemoryBank, query, row_ids, target_ids, mask
-    ) -> tuple[jax.Array, dict[str, jax.Array], np.ndarray]:
-        """User vectors after reading; the attention by channel, and of both together."""
+    ) -> tuple[jax.Array, dict[str, jax.Array], np.ndarray, np.ndarray]:
+        """User vectors after reading; the attention by channel, and of both together; `Scored.own_weights`."""
         # Gathered on the host: what is compiled does not depend on the size of the bank.
         keys = bank.keys[np.where(mask, row_ids, 0)]
         reader, params = self.workdir.reader, self.method.reader_params
-        augmented, attention = read_memories(
+        augmented, attention, own = read_memories(
             reader,
             params,
             query,
@@ -214,7 +220,8 @@ class Model:
             mask,
             self._table,
         )
-        return augmented, attention, merged_attention(reader, params, attention, mask)
+        merged = merged_attention(reader, params, attention, mask)
+        return augmented, attention, merged, np.asarray(own)
 
 
 def _widened(weights, shape: tuple[int, int]) -> np.ndarray:

@@ -196,7 +196,8 @@ class Recommender:
                 found = found.replaced(Explained(*one, *reason) for one, *reason in reasons)
                 memories = self._memories(scored, place, show_users)
                 history = tuple(self._item(item) for item in asked.items[row].tolist())
-                answers[row] = Explanation(found, memories, self.scoring, history, shares)
+                own = float(scored.own_weights[place])
+                answers[row] = Explanation(found, memories, self.scoring, history, shares, own)
         return [answers[row] for row in range(len(asked.items))]
 
     def update(self, events: Iterable) -> UpdateReport:

@@ -4,7 +4,7 @@
 
 and of an explanation also score_without_memory and memory_weight by recommendation, and
 
-    "history": [{"item_id", "title"} ...], "scoring", "channel_shares": {channel: share},
+    "history": [{"item_id", "title"} ...], "scoring", "channel_shares": {channel: share}, "own_weight",
     "memories": [{"history": [...], "followed_by": {"item_id", "title"}, "time", "cosine", "weight",
                   "attention": {channel: weight}} ...]
 
@@ -34,6 +34,7 @@ def explanation_record(answer: Explanation) -> dict[str, Any]:
         "history": [_plain(item._asdict()) for item in answer.history],
         "scoring": answer.scoring,
         "channel_shares": _plain(answer.channel_shares),
+        "own_weight": _seven_digits(answer.own_weight),
         "memories": [_memory_record(memory) for memory in answer.memories],
     }
 

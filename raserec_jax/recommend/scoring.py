@@ -61,12 +61,14 @@ def read_memories(
     memory_target_ids: Int[AnyArray, "batch top_k"],
     mask: Bool[AnyArray, "batch top_k"],
     item_table: Float[Array, "rows dim"],
-) -> tuple[Float[Array, "batch dim"], dict[str, Float[Array, "batch top_k"]]]:
+) -> tuple[
+    Float[Array, "batch dim"], dict[str, Float[Array, "batch top_k"]], Float[Array, " batch"]
+]:
     """Applies the reader to the memories of each row, with the embeddings of what followed looked up now.
 
     Returns:
-      The augmented user vectors, and by channel the attention of the last read: mean over heads, a row with memories
-      sums to 1.
+      The augmented user vectors; by channel the attention of the last read: mean over heads, a row with memories
+      sums to 1; and the weight of the user vector itself in the augmented one.
     """
     return reader.apply(
         {"params": params},

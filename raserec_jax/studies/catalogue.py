@@ -2,16 +2,19 @@
 
 import difflib
 
+from raserec_jax.constants import BACKBONES
 from raserec_jax.errors import ConfigError
-from raserec_jax.studies.study import MEMORY, STAGE_1, Study, Variant, sweep
+from raserec_jax.studies.study import FULL, MEMORY, STAGE_1, Study, Variant, sweep
 
-NEW_ITEMS_QUESTION = (
-    "How do items fare that training never saw, bare and by their neighbours' rows?"
-)
-"""Of `new_items.run_new_items`, which is no list of variants."""
-
-DRIFT_QUESTION = "How does a model age after its training, and what does a fresh memory give back?"
-"""Of `drift.run_drift`, likewise."""
+ANALYSES = {
+    "new_items": "How do items fare that training never saw, bare and by their neighbours' rows?",
+    "drift": "How does a model age after its training, and what does a fresh memory give back?",
+    "when_memory_helps": "Can it be told before the answer whether a user's memories will help?",
+    "memory_usefulness": "Which memories harm, and what is lost when they are given up?",
+    "mixing_groups": "Neighbour mixing, reader, or both: whom does which help, and how much is freshness?",
+    "memory_cost": "What do time and bytes of a memory buy, by its size and by K?",
+}
+"""Studies that are no list of variants, each with its question; `launch/study.py` runs them."""
 
 _FULL_TEXT = Variant("full", "full method", {})
 _NO_LOSSES = {"sra_cl.inter_weight": 0.0, "sra_cl.intra_weight": 0.0}
@@ -33,6 +36,26 @@ def _memory(title: str, question: str, variants: tuple[Variant, ...], axis: str 
 
 def _sampled(kind: str, negatives: str) -> dict[str, object]:
     return {"pretrain.loss.next_item": kind, "pretrain.loss.negatives": negatives}
+
+
+_GATE, _NULL = {"reader.gate": "query"}, {"reader.null_memory": True}
+
+_MODELS = {
+    "pretrain": "stage 1 alone",
+    "control": "trained on, no memory",
+    "mixing": "neighbour mixing",
+    "finetune": "reader",
+    "combined": "reader and mixing",
+}
+
+
+def _backbones() -> tuple[Variant, ...]:
+    """Each model of a run as a variant, a run per backbone."""
+    return tuple(
+        Variant(f"{kind}_{model}", f"{kind}: {label}", {"encoder.kind": kind}, None, model, kind)
+        for kind in BACKBONES
+        for model, label in _MODELS.items()
+    )
 
 
 # BCE and gBCE replace the softmax, to which the repeat bias belongs.
@@ -212,6 +235,20 @@ STUDIES: dict[str, Study] = {
         sweep("memory.top_k", (1, 5, 10, 15, 20, 30, 50), 20, "K ="),
         "memories, K",
     ),
+    "reader_gate": _memory(
+        "RaSeRec: how many memories, and when",
+        "Does a reader that decides from what it retrieved beat a fixed number of memories and a fixed alpha?",
+        (
+            Variant("fixed", "as configured", {}),
+            *(Variant(f"top_{k}", f"K = {k}", {"memory.top_k": k}) for k in (5, 15, 30, 50)),
+            Variant("gate", "gate per query", _GATE),
+            Variant("null", "null memory", _NULL),
+            Variant("gate_null", "gate and null memory", _GATE | _NULL),
+            Variant(
+                "gate_null_50", "both, up to 50 memories", _GATE | _NULL | {"memory.top_k": 50}
+            ),
+        ),
+    ),
     "reader_alpha": _memory(
         "RaSeRec: weight of the user vector",
         "How much of the query stays beside what is read?",
@@ -246,6 +283,14 @@ STUDIES: dict[str, Study] = {
             Variant("long", "11 items and more", {"memory.min_length": 11}),
         ),
     ),
+    "backbones": Study(
+        "Backbones and memory",
+        "What does memory add to each encoder, and to one that was trained on as long without it?",
+        _backbones(),
+        FULL,
+        "pretrain",
+        "NDCG@10",
+    ),
     "unfrozen": _memory(
         "RaSeRec: encoder frozen or trained along",
         "Does training the encoder with the reader help, and must the memory follow it?",
@@ -272,6 +317,6 @@ def find_study(name: str | None) -> Study:
         return STUDIES[name]
     if not name:
         raise ConfigError("--study is missing; give it, for example --study=memory_k, or --list")
-    near = difflib.get_close_matches(name, STUDIES, n=1)
+    near = difflib.get_close_matches(name, [*STUDIES, *ANALYSES], n=1)
     hint = f"did you mean {near[0]}?" if near else "--list tells them"
     raise ConfigError(f"--study={name}: there is no such study; {hint}")

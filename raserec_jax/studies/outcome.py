@@ -18,6 +18,12 @@ from raserec_jax.training.seeds import over_seeds
 
 METRICS = ("HR@5", "NDCG@5", "HR@10", "NDCG@10", "HR@20", "NDCG@20")
 CURVES = ("attention_entropy", "neighbor_share")
+_TRAINED = {
+    "pretrain": ("pretrain",),
+    "mixing": ("pretrain",),
+    "control": ("pretrain", "control"),
+}
+"""Stages that were trained for a model; for any other, stage 1 and, where it was run, stage 2."""
 
 
 class Outcome(NamedTuple):
@@ -34,8 +40,9 @@ class Outcome(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of stage 1 and, where it was trained, of stage 2."""
-        return sum(self.results["timings"].get(stage, 0.0) for stage in ("pretrain", "finetune"))
+        """Of all training that the model needs."""
+        stages = _TRAINED.get(self.model, ("pretrain", "finetune"))
+        return sum(self.results["timings"].get(stage, 0.0) for stage in stages)
 
 
 def read_outcome(workdir: PathLike, model: str) -> Outcome:

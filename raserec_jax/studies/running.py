@@ -44,6 +44,7 @@ def run_study(
     seeds: Sequence[int] = (0,),
     log: InteractionLog | None = None,
     item_text: ItemText | None = None,
+    pretrained: PathLike | None = None,
 ) -> dict[str, Any]:
     """Trains every variant under every seed and compares each with the first.
 
@@ -53,13 +54,19 @@ def run_study(
       workdir: folder of the study.
       seeds: distinct integers.
       log, item_text: as `train`; default: what `config.data` names, read once.
+      pretrained: a workdir whose stage 1 is taken over, for a study in which no variant changes it.
 
     Returns:
       The summary, as `outcome.summarize` makes it and study.json keeps it.
 
     Raises:
-      ConfigError: no seed or one twice, or a change that the configuration does not know; else as `train`.
+      ConfigError: no seed or one twice, a change that the configuration does not know, or `pretrained` for a study
+        of stage 1; else as `train`.
     """
+    if pretrained is not None and not study.one_encoder:
+        raise ConfigError(
+            f"--pretrained={pretrained}: the variants of this study train stage 1 themselves; leave it out"
+        )
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seeds={','.join(map(str, seeds))} should be distinct integers")
     workdir = Path(workdir)
@@ -79,7 +86,7 @@ def run_study(
             one.seed = seed
             if uses_semantics(one):
                 share_vectors(base, one.semantic.folder)
-            folder = workdir / variant.name / f"seed_{seed}"
+            folder = workdir / (variant.run or variant.name) / f"seed_{seed}"
             first = workdir / study.variants[0].name / f"seed_{seed}"
             train(
                 one,
@@ -87,9 +94,10 @@ def run_study(
                 folder,
                 item_text=item_text,
                 stages=study.stages,
-                pretrained=first if study.one_encoder and place else None,
+                pretrained=first if study.one_encoder and place else pretrained,
             )
-            outcomes.setdefault(variant.name, []).append(read_outcome(folder, study.model))
+            told = read_outcome(folder, variant.model or study.model)
+            outcomes.setdefault(variant.name, []).append(told)
             done = study.only(list(outcomes))
             if len(outcomes[variant.name]) == len(seeds):  # a report after each variant
                 summary = summarize(done, outcomes, seeds, plain(config))

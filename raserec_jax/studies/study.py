@@ -16,12 +16,16 @@ class Variant(NamedTuple):
     name: of its folder.  label: what a person reads.
     changes: dotted name in the configuration -> value; {} is the configuration as given.
     value: its place on the axis of a study that varies one number; None where there is none.
+    model: whose test is told of it; "" = the study's.
+    run: folder of its run, where several variants tell of one run by the same changes; "" = its name.
     """
 
     name: str
     label: str
     changes: Mapping[str, Any]
     value: float | None = None
+    model: str = ""
+    run: str = ""
 
 
 class Study(NamedTuple):

@@ -1,4 +1,4 @@
-"""What the memory reader attends to, over all test queries: for results.json."""
+"""What the memory reader attends to, and how much it listens at all, over all test queries: for results.json."""
 
 import functools
 
@@ -27,15 +27,18 @@ def memory_attention(
       top_k: memories that the reader reads.
 
     Returns:
-      As `attention_summary`, a channel per channel of the reader; {} where it attends to nothing.
+      As `attention_summary`, a channel per channel of the reader; {} where it attends to nothing. With a gate or a null
+      memory also "own_weight": {"mean", "low", "high"} of the weight of the user vector beside what was read, mean and
+      5% and 95% quantiles over the queries with a memory.
     """
     keys, followed = jnp.asarray(bank.keys), jnp.asarray(bank.target_ids)
     ids, targets = np.asarray(part.retrieved.ids[:, :top_k]), part.evaluation.target_ids
     totals: dict[str, AttentionSums] = {}
+    own_weights = []
     for start in range(0, len(ids), _BLOCK):
         rows = slice(start, start + _BLOCK)
         missing = _BLOCK - len(ids[rows])  # at the end: a second size would be a second compilation
-        found = _sums(
+        found, own = _sums(
             reader,
             params,
             jnp.pad(part.query[rows], ((0, missing), (0, 0))),
@@ -45,18 +48,24 @@ def memory_attention(
             followed,
             item_table,
         )
+        own_weights.append(np.asarray(own)[: len(ids[rows])])
         for name, one in found.items():
             sums = AttentionSums(*(np.asarray(field, np.float64) for field in one))
             before = totals.get(name)
             totals[name] = sums if before is None else jax.tree.map(np.add, before, sums)
-    return attention_summary(totals)
+    summary = attention_summary(totals)
+    if summary and (reader.gate != "none" or reader.null_memory):
+        own = np.concatenate(own_weights)[(ids >= 0).any(axis=1)].astype(np.float64)
+        low, high = np.quantile(own, (0.05, 0.95))
+        summary["own_weight"] = {"mean": float(own.mean()), "low": float(low), "high": float(high)}
+    return summary
 
 
 @functools.partial(jax.jit, static_argnames="reader")
 def _sums(reader, params, query, ids, target_ids, keys, followed, item_table):
-    """{channel: sums of a block}."""
+    """({channel: sums of a block}, weight of each user vector itself)."""
     rows, mask = jnp.maximum(ids, 0), ids >= 0
-    _, attention = reader.apply(
+    _, attention, own = reader.apply(
         {"params": params},
         query,
         keys[rows],
@@ -65,4 +74,5 @@ def _sums(reader, params, query, ids, target_ids, keys, followed, item_table):
         return_attention=True,
     )
     is_next = followed[rows] == target_ids[:, None]
-    return {name: attention_sums(one, mask, is_next) for name, one in attention.items()}
+    sums = {name: attention_sums(one, mask, is_next) for name, one in attention.items()}
+    return sums, own

@@ -26,9 +26,10 @@ from raserec_jax.training.unfrozen_objective import slower_encoder
 
 def nothing_to_train(config) -> bool:
     """Whether stage 2 has no parameter that its loss depends on: no memory (alpha 1), or the plain mean alone."""
-    if config.finetune.train_encoder or config.reader.learn_alpha:
+    reader = config.reader
+    if config.finetune.train_encoder or reader.learn_alpha or reader.gate != "none":
         return False
-    return config.reader.alpha == 1.0 or not reader_shapes(make_reader(config), config.encoder.dim)
+    return reader.alpha == 1.0 or not reader_shapes(make_reader(config), config.encoder.dim)
 
 
 def run_finetuning(

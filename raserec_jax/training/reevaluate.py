@@ -7,25 +7,21 @@ the metrics may differ.
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from raserec_jax.data.splits import Split, split_log
 from raserec_jax.data.storage import PathLike
-from raserec_jax.encoding import encode_rows, evaluation_set
 from raserec_jax.errors import CheckpointError
 from raserec_jax.evaluation.evaluator import evaluate_ranks
 from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.recommend.loading import Workdir, open_workdir, read_mixture
 from raserec_jax.report.results import read_json
 from raserec_jax.report.tables import COLUMNS, PROTOCOLS, format_results_table, number
-from raserec_jax.retrieval.memory_bank import MemoryBank
-from raserec_jax.retrieval.retrieved import Retrieved, load_retrieved
-from raserec_jax.retrieval.searcher import make_searcher
 from raserec_jax.training.mixing import Mixture, mixed_scores
 from raserec_jax.training.pretraining import encoder_evaluator, query_ranks
 from raserec_jax.training.reading import augmented_query
-from raserec_jax.training.remembering import Memory, Part, as_queries
+from raserec_jax.training.remembering import Memory
+from raserec_jax.training.saved_memory import saved_memory
 from raserec_jax.training.testing import TrainedParts, test_metrics, test_ranks
 
 SPLITS = ("test", "valid")
@@ -91,42 +87,9 @@ def _parts(opened: Workdir, split: str, engine: str | None) -> TrainedParts:
 
 
 def _memory(opened: Workdir, split: str, engine: str | None) -> Memory | None:
-    """What the evaluation reads of the memory, as the run had it; None if that stage is not finished."""
-    record = opened.record("memory")
-    if record is None:
-        return None
-    bank = opened.bank()
-    # Whatever was appended since is left out.
-    train_bank, full_bank = (
-        bank.select(slice(record.get(n))) for n in ("entries_train", "entries")
-    )
-    data, item_ids = split_log(opened.log, opened.config.data), jnp.asarray(opened.log.item_ids)
-
-    def part(name: str, bank: MemoryBank) -> Part:
-        queries = evaluation_set(data, name.split("_")[0], max_len=opened.encoder.max_len)
-        query = encode_rows(opened.encoder, opened.encoder_params, item_ids, queries.rows)
-        path = opened.folder / opened.memory_folder / f"neighbours_{name}.npz"
-        found = load_retrieved(path, bank_fingerprint=bank.fingerprint)
-        if engine is not None:
-            found = _search(opened, engine, bank, as_queries(query, queries), found.ids.shape[1])
-        if len(found.ids) != len(queries.user_ids):
-            raise CheckpointError(
-                f"{path}: neighbours of {len(found.ids)} queries, expected {len(queries.user_ids)}; "
-                "remove it and run launch/train.py with this --workdir again"
-            )
-        return Part(queries, query, found)
-
-    if split == "valid":
-        parts: list[Part | None] = [part("valid", train_bank), None, None]
-    else:
-        parts = [None, part("test_train_bank", train_bank), part("test", full_bank)]
-    return Memory(train_bank, full_bank, None, None, None, *parts, report={})
-
-
-def _search(opened: Workdir, engine: str, bank: MemoryBank, queries, top_k: int) -> Retrieved:
-    eligibility = opened.config.memory.eligibility
-    searcher = make_searcher(engine, bank, eligibility=eligibility, top_k=top_k)
-    return searcher.search(queries, top_k)
+    """What the evaluation reads of the memory; None if that stage is not finished."""
+    parts = ("valid",) if split == "valid" else ("test_train_bank", "test")
+    return saved_memory(opened, parts, engine)
 
 
 def _valid_metrics(

@@ -123,7 +123,7 @@ def show_samples(
     table, top_k = encoder_params["item_table"], config.memory.top_k
     found, cosines = (np.asarray(x[rows, :top_k]) for x in part.retrieved[:2])
     reader, kept = make_reader(config), np.maximum(found, 0)
-    query, attention = read_memories(
+    query, attention, _ = read_memories(
         reader,
         parts.reader_params,
         part.query[rows],

@@ -97,7 +97,7 @@ def test_attention_equals_projecting_every_memory():
     )
     memories = random_memories()
     params = random_like(shapes_of(attention, *memories, deterministic=True))
-    out, weights = quick_jit(
+    out, weights, _ = quick_jit(
         lambda params, *inputs: attention.apply({"params": params}, *inputs, deterministic=True)
     )(params, *memories)
     expected, expected_weights = naive_attention(params, *memories, heads=2, temperature=0.5)
@@ -139,8 +139,9 @@ def test_alpha_one_returns_the_query(reader, params):
 
 def test_attention_is_returned_per_channel_and_sums_to_one(reader, params):
     memories = random_memories()
-    augmented, attention = read(reader, params, *memories, return_attention=True)
+    augmented, attention, own = read(reader, params, *memories, return_attention=True)
     expected = read(reader, params, *memories)
+    np.testing.assert_allclose(own, np.where(memories[3].any(axis=1), 0.3, 1.0), rtol=1e-6)
     np.testing.assert_allclose(augmented, expected, rtol=1e-5, atol=1e-6)
     assert sorted(attention) == CHANNELS
     mask = memories[3]
@@ -239,7 +240,7 @@ def test_mean_pooling_is_the_mean_of_the_real_memories(reader):
     pooled = np.einsum("bk,bkd->bd", shares, values)
     plain = reader.clone(pooling="mean", feed_forward=False, beta=1.0)
     assert shapes_of(plain, query, keys, values, mask) == {}
-    found, attention = read(plain, {}, query, keys, values, mask, return_attention=True)
+    found, attention, _ = read(plain, {}, query, keys, values, mask, return_attention=True)
     np.testing.assert_allclose(attention["history_to_target"], shares, rtol=1e-6)
     expected = np.where(mask.any(axis=1)[:, None], 0.3 * query + 0.7 * pooled, query)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

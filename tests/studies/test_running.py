@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,14 @@ from raserec_jax.studies.running import ask_models, run_study, varied
 from raserec_jax.studies.study import MEMORY, STAGE_1, Study, Variant, sweep
 from raserec_jax.training.comparing import compare
 from tests.semantic.chat_server import reply, serving
-from tests.tiny_workdir import generated_log, quick_training, tiny_config, titles
+from tests.tiny_workdir import (
+    STAGES,
+    generated_log,
+    quick_training,
+    tiny_config,
+    tiny_workdir,  # noqa: F401 - a fixture
+    titles,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -68,6 +76,21 @@ def test_a_study_of_the_memory_trains_stage_1_once_per_seed_and_goes_on(tmp_path
     assert one["change"] is None
     for name in ("report.html", "study.md", "plots/study.png"):
         assert (tmp_path / name).stat().st_size > 500
+
+
+def test_models_of_one_run_stand_side_by_side(tiny_workdir, tmp_path):  # noqa: F811 - the fixture
+    shutil.copytree(tiny_workdir, tmp_path / "one" / "seed_0")  # so that nothing is left to train
+    models = ("pretrain", "control", "mixing", "finetune", "combined")
+    variants = tuple(Variant(model, model, {}, None, model, "one") for model in models)
+    study = Study("Models", "Which?", variants, STAGES, "pretrain", "NDCG@10")
+    config, log = tiny_config(), generated_log()
+    summary = run_study(study, config, tmp_path, log=log, item_text=titles(log))
+    stages = json.loads((tmp_path / "one/seed_0/results.json").read_text())["stages"]
+    for one in summary["variants"]:
+        for protocol in ("unfiltered", "filtered"):
+            expected = stages[one["name"]]["test"][protocol]["HR@10"]
+            assert one["test"][protocol]["HR@10"]["mean"] == expected
+    assert not any((tmp_path / model).exists() for model in models)
 
 
 def tiny_sra_cl():

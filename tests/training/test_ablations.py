@@ -11,6 +11,8 @@ from raserec_jax.batching.windows import training_examples
 from raserec_jax.data.splits import leave_one_out
 from raserec_jax.errors import DataError
 from raserec_jax.evaluation.metrics import metrics_from_ranks
+from raserec_jax.recommend import exporting
+from raserec_jax.recommend.exported_loader import load
 from raserec_jax.recommend.recommender import Recommender
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.subsets import Subset, kept_entries, kept_users
@@ -159,3 +161,32 @@ def test_the_trained_encoder_is_the_one_that_is_tested_and_asked(run):
     )
     for user, items, answer in zip(users, taken, found, strict=True):
         assert [str(one.item) for one in answer].index(items[-1]) == ranks[user]
+
+
+def test_a_gate_and_a_null_memory_go_all_the_way(run, tmp_path):
+    """Trained, tested, evaluated again, recommended with, explained, exported."""
+    config = tiny_config()
+    config.reader.update(gate="query", null_memory=True)
+    config.memory.top_k = 8
+    config.finetune.control = False
+    done = run(config, ("memory", "finetune", "evaluate"))
+    stage = done.results["stages"]["finetune"]
+    own = stage["attention"]["own_weight"]
+    assert 0 < own["low"] < own["mean"] < own["high"] < 1 and own["mean"] != 0.5
+    assert "all equal those in" in reevaluate(done.workdir).verdict
+
+    recommender = Recommender.load(done.workdir)
+    history = ["i001", "i002", "i003"]
+    answer = recommender.explain(history, 5)
+    assert 0 < answer.own_weight < 1
+    assert json.loads(answer.to_json())["own_weight"] == pytest.approx(answer.own_weight)
+    assert f"The history itself counts {answer.own_weight:.2f}, what was read" in answer.to_html()
+    assert recommender.explain(["i009"], 5).own_weight != answer.own_weight
+
+    pytest.importorskip("flatbuffers", reason="the extra export is not installed: flatbuffers")
+    folder = exporting.export_recommender(done.workdir, tmp_path / "export", k=5)
+    (found,) = load(folder).recommend([history])
+    assert found.items == [one.item for one in answer.recommendations]
+    np.testing.assert_allclose(
+        found.scores, [one.score for one in answer.recommendations], rtol=1e-4
+    )

@@ -46,7 +46,7 @@ def part(opened):
 def by_channel(opened, part):
     """(weights of each channel, rows of the bank), all queries at once."""
     ids, bank = np.asarray(part.retrieved.ids[:, :TOP_K]), opened.bank()
-    _, attention = read_memories(
+    _, attention, _ = read_memories(
         opened.reader,
         opened.best("finetune"),
         part.query,
