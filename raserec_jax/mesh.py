@@ -2,15 +2,21 @@
 
 One mesh for one chip and for a pod, with two axes. Rows of a batch lie over `data`; the item table, its
 optimiser state and the softmax over the catalogue over `model`; rows of the memory over both. What is small is on
-every device. On one device all of this is one and the same program.
+every device.
+
+A mesh is in force where a function is traced under `jax.set_mesh`: then `over` and `pinned` say where arrays lie, and
+XLA finds the exchange. Without one, as on one device, they do nothing, and the program is what it is without them.
 """
 
+import contextlib
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from raserec_jax.errors import ConfigError
 
@@ -19,7 +25,19 @@ DATA, MODEL = "data", "model"
 REPLICATED = PartitionSpec()
 BATCH_ROWS = PartitionSpec(DATA)  # rows of batches, queries, ranks
 ITEM_ROWS = PartitionSpec(MODEL)  # rows of the item table and of its optimiser state
+BATCH_BY_ITEMS = PartitionSpec(DATA, MODEL)  # scores of drawn items
 MEMORY_ROWS = PartitionSpec((DATA, MODEL))  # keys, values and owners of the memory
+
+ITEM_TABLE = "item_table"
+
+SPEC_OF = {
+    ITEM_TABLE: ITEM_ROWS,  # moments of the optimiser have the name of their parameter
+    "memory_keys": MEMORY_ROWS,
+    "memory_target_ids": MEMORY_ROWS,
+    "queries": MEMORY_ROWS,
+    "retrieved_ids": MEMORY_ROWS,
+}
+"""Name of a leaf of parameters, optimiser state or a task's constants -> where its rows lie; others are everywhere."""
 
 
 class MeshShape(NamedTuple):
@@ -48,12 +66,15 @@ def parse_mesh(text: str) -> MeshShape:
 
 
 def make_mesh(shape: MeshShape, devices: list | None = None) -> Mesh:
-    """The mesh of these devices (default: all); neighbours lie along `model`, where most is exchanged.
+    """The mesh of these devices; neighbours lie along `model`, where most is exchanged.
+
+    Args:
+      devices: default all; or, where JAX is told of a default device (`jax_default_device`), that one.
 
     Raises:
       ConfigError: the sizes do not multiply to the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = default_devices() if devices is None else devices
     sizes = list(shape)
     known = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
@@ -67,13 +88,111 @@ def make_mesh(shape: MeshShape, devices: list | None = None) -> Mesh:
     return Mesh(grid, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
+def default_devices() -> list:
+    """All devices; or the one that `jax_default_device` names."""
+    chosen = jax.config.jax_default_device
+    if chosen is None:
+        return jax.devices()
+    return jax.devices(chosen)[:1] if isinstance(chosen, str) else [chosen]
+
+
+def several(mesh: Mesh | None) -> Mesh | None:
+    """The mesh if it has several devices: on one, everything is done without a mesh."""
+    return mesh if mesh is not None and mesh.size > 1 else None
+
+
 def placed(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
     """Where an array of this kind lies on this mesh."""
     return NamedSharding(mesh, spec)
 
 
-def rows_on(mesh: Mesh, spec: PartitionSpec, rows: int) -> int:
+def rows_on(mesh: Mesh | AbstractMesh, spec: PartitionSpec, rows: int) -> int:
     """`rows` rounded up to what divides evenly over the devices that the first dimension lies on."""
     axes = spec[0] if len(spec) else ()
     parts = math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
     return -(-rows // parts) * parts
+
+
+def put(mesh: Mesh, spec: PartitionSpec, array: Array | np.ndarray) -> Array:
+    """An array, the same in every process, onto the mesh; its rows filled up with zeros to what divides evenly.
+
+    What lies there already is returned as it is.
+    """
+    sharding = placed(mesh, spec)
+    shape = array.shape
+    if len(spec):
+        shape = (rows_on(mesh, spec, shape[0]), *shape[1:])
+    if isinstance(array, Array) and array.shape == shape and array.sharding == sharding:
+        return array
+    on_host = np.asarray(array)
+
+    def piece(index):
+        part = on_host[index]
+        missing = [
+            (0, len(range(*one.indices(size))) - had)
+            for one, size, had in zip(index, shape, part.shape, strict=True)
+        ]
+        return np.pad(part, missing) if any(short for _, short in missing) else part
+
+    return jax.make_array_from_callback(shape, sharding, piece)
+
+
+def in_force() -> AbstractMesh | None:
+    """The mesh under which a function is traced, if it has several devices; an abstract one inside jit."""
+    mesh = jax.sharding.get_abstract_mesh()
+    automatic = all(kind == AxisType.Auto for kind in mesh.axis_types)
+    return mesh if not mesh.empty and mesh.size > 1 and automatic else None
+
+
+def use(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """Context in which the mesh is in force; without one it changes nothing."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def over(spec: PartitionSpec, array: Array) -> Array:
+    """The array, inside jit, lying so on the mesh in force; rows need not divide evenly."""
+    return array if in_force() is None else jax.lax.with_sharding_constraint(array, spec)
+
+
+def spec_of(path: tuple) -> PartitionSpec:
+    """Where a leaf lies, by the name at the end of its path in a tree (`SPEC_OF`)."""
+    name = getattr(path[-1], "key", getattr(path[-1], "name", None)) if path else None
+    return SPEC_OF.get(name, REPLICATED)
+
+
+def pinned(tree: Any) -> Any:
+    """A tree, inside jit, where each of its leaves belongs by its name."""
+    return _by_path(lambda path, leaf: over(spec_of(path), leaf), tree)
+
+
+def everywhere(tree: Any) -> Any:
+    """A tree, inside jit, all of it on every device."""
+    return jax.tree.map(lambda leaf: over(REPLICATED, leaf), tree)
+
+
+def shardings_of(mesh: Mesh, shapes: Any) -> Any:
+    """The shardings of a tree by the names of its leaves, as `jax.jit` takes them."""
+    return _by_path(lambda path, leaf: placed(mesh, spec_of(path)), shapes)
+
+
+def put_tree(mesh: Mesh, tree: Any) -> Any:
+    """A tree as it is on one device onto the mesh, each leaf by its name."""
+    return _by_path(lambda path, leaf: put(mesh, spec_of(path), leaf), tree)
+
+
+def without_padding(tree: Any, num_items: int) -> Any:
+    """A tree whose item tables have a row for each item again, and one for the padding; of arrays or their shapes."""
+    rows = num_items + 1
+
+    def cut(path, leaf):
+        if spec_of(path) != ITEM_ROWS:
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
+        return leaf[:rows]
+
+    return _by_path(cut, tree)
+
+
+def _by_path(of: Callable, tree: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(of, tree)

@@ -13,14 +13,15 @@ import raserec_jax
 
 PACKAGE = pathlib.Path(raserec_jax.__file__).parent
 
-# Anyone may use these: they import nothing of ours.
-SHARED = {"constants", "durable", "errors", "__version__"}
+# Anyone may use these: they import nothing of ours but each other.
+SHARED = {"constants", "durable", "errors", "mesh", "__version__"}
 
 # What else a part may import of ours. A part that is not named here may import all.
 ALLOWED = {
     "constants": set(),
     "durable": set(),
     "errors": set(),
+    "mesh": set(),
     "platform": set(),
     "data": set(),
     "table_rows": set(),

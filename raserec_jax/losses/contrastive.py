@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from raserec_jax.mesh import BATCH_ROWS, REPLICATED, over
+
 
 def info_nce(
     anchors: Float[Array, "batch dim"],
@@ -44,7 +46,8 @@ def info_nce(
     both = jnp.concatenate([anchors, positives])
     if similarity == "cos":
         both = both * jax.lax.rsqrt(jnp.maximum(jnp.sum(both**2, axis=1, keepdims=True), 1e-16))
-    scores = both @ both.T / temperature
+    both = over(REPLICATED, both)  # negatives are those of the whole batch, on whatever devices
+    scores = over(BATCH_ROWS, both) @ both.T / temperature
     taking_part = jnp.ones(batch, bool) if valid is None else valid
     taking_part = jnp.concatenate([taking_part, taking_part])
     rows = jnp.arange(2 * batch)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from raserec_jax.losses.reduction import weighted_mean
 from raserec_jax.losses.repeats import PastItems, log_past
+from raserec_jax.mesh import BATCH_BY_ITEMS, ITEM_ROWS, over
 from raserec_jax.products import einsum
 from raserec_jax.table_rows import take_rows
 
@@ -78,8 +79,8 @@ def sampled_loss(
         )
     num_items = num_items or item_table.shape[0] - 1
     positive = jnp.sum(query * take_rows(item_table, target_ids, table_gradient), axis=1)
-    drawn = take_rows(item_table, negatives.ids, table_gradient)
-    negative = einsum("bd,nd->bn", query, drawn, matmul_dtype)
+    drawn = over(ITEM_ROWS, take_rows(item_table, negatives.ids, table_gradient))
+    negative = over(BATCH_BY_ITEMS, einsum("bd,nd->bn", query, drawn, matmul_dtype))
     usable = negatives.ids[None, :] != target_ids[:, None]
     if negatives.valid is not None:
         usable &= negatives.valid[None, :]

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from raserec_jax.mesh import BATCH_ROWS, in_force, over
 from raserec_jax.products import einsum
 
 
-def random_words(key: Array, count: int) -> Array:
-    """`count` random uint32 words: a counter, mixed twice with a key of 64 bits.
+def random_words(key: Array, shape: int | tuple[int, int]) -> Array:
+    """Random uint32 words, [count] or the same as [rows, count]: a counter, mixed twice with a key of 64 bits.
 
     For dropout, where random bits of a cryptographic kind cost a CPU more than the matrix products (BUILD_NOTES, stage
     1): two multiply-xorshift mixers, of which every output bit depends on every bit of counter and key. Tests hold
@@ -25,9 +26,17 @@ def random_words(key: Array, count: int) -> Array:
             x = (x ^ (x >> shift)) * jnp.uint32(factor)
         return x ^ (x >> shifts[-1])
 
-    x = jax.lax.iota(jnp.uint32, count) * jnp.uint32(0x9E3779B9) + seeds[0]
+    x = _counter(shape) * jnp.uint32(0x9E3779B9) + seeds[0]
     x = mix(x, (16, 15, 15), (0x21F0AAAD, 0xD35A2D97)) + seeds[1]
     return mix(x, (16, 13, 16), (0x85EBCA6B, 0xC2B2AE35))
+
+
+def _counter(shape: int | tuple[int, int]) -> Array:
+    """0, 1, 2, ... row by row; of several rows each device makes its own."""
+    if isinstance(shape, int):
+        return jax.lax.iota(jnp.uint32, shape)
+    row, column = (jax.lax.broadcasted_iota(jnp.uint32, shape, axis) for axis in (0, 1))
+    return over(BATCH_ROWS, row) * jnp.uint32(shape[1]) + column
 
 
 def dropout_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
@@ -43,9 +52,12 @@ def dropout_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
     bits = 8 if float(rate * 256).is_integer() else 16
     per_word = 32 // bits
     count = math.prod(shape)
-    words = random_words(key, -(-count // per_word))
+    if in_force() is not None and math.prod(shape[1:]) % per_word == 0:
+        words = random_words(key, (shape[0], math.prod(shape[1:]) // per_word))
+    else:
+        words = random_words(key, -(-count // per_word))
     draws = jax.lax.bitcast_convert_type(words, jnp.uint8 if bits == 8 else jnp.uint16)
-    draws = draws.reshape(-1)[:count].reshape(shape)
+    draws = draws.reshape(-1)[:count].reshape(shape) if words.ndim == 1 else draws.reshape(shape)
     return draws >= round(rate * 2**bits)
 
 

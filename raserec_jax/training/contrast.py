@@ -16,6 +16,7 @@ from raserec_jax.batching.feeds import Batch, TrainingFeed, example_batch
 from raserec_jax.batching.sampling import SameTargetIndex, draw_positives
 from raserec_jax.errors import ConfigError
 from raserec_jax.losses import info_nce
+from raserec_jax.mesh import BATCH_ROWS, over
 from raserec_jax.models.backbones import Encoder
 
 CONTRAST_MODES = ("none", "un", "su", "us", "us_x")
@@ -133,6 +134,9 @@ def encode_passes(
 ) -> list[Array]:
     """Several passes as one call on all their rows; every row draws its own dropout.
 
+    Args:
+      params: their item table may have fewer rows than the encoder's items (`touched_rows`), or more (`mesh`).
+
     Returns:
       hidden [reads, dim] of each pass.
     """
@@ -140,13 +144,15 @@ def encode_passes(
     for one in passes:
         first_rows.append(first_rows[-1] + one.batch.item_ids.shape[0])
     rows = [
-        jnp.concatenate([getattr(one.batch, field) for one in passes])
+        over(BATCH_ROWS, jnp.concatenate([getattr(one.batch, field) for one in passes]))
         for field in ("item_ids", "segment_ids", "positions")
     ]
     read = (
         jnp.concatenate([p.read_rows + f for p, f in zip(passes, first_rows, strict=False)]),
         jnp.concatenate([one.read_columns for one in passes]),
     )
+    # Flax holds a table against the number of items that its module was made for.
+    encoder = encoder.clone(num_items=params["item_table"].shape[0] - 1)
     vectors = {}
     if any(one.item_vectors is not None for one in passes):
         table = params["item_table"]
@@ -165,7 +171,7 @@ def encode_passes(
         **vectors,
     )
     ends = [sum(one.read_rows.shape[0] for one in passes[: i + 1]) for i in range(len(passes))]
-    return jnp.split(hidden, ends[:-1])
+    return [over(BATCH_ROWS, part) for part in jnp.split(hidden, ends[:-1])]
 
 
 def _pairs(contrast: ContrastSettings, hidden: list[Array], anchors: Array) -> list[tuple]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from raserec_jax.losses import next_item_loss
+from raserec_jax.mesh import BATCH_ROWS, over
 from raserec_jax.models.memory_reader import MemoryReader
 from raserec_jax.training.objectives import Task
 from raserec_jax.training.past_items import window_past
@@ -50,8 +51,8 @@ def read_memories(
     return reader.apply(
         {"params": params},
         query,
-        memory_keys[rows],
-        item_table[memory_target_ids[rows]],
+        over(BATCH_ROWS, memory_keys[rows]),
+        over(BATCH_ROWS, item_table[memory_target_ids[rows]]),
         retrieved_ids >= 0,
         **kwargs,
     )
@@ -74,6 +75,7 @@ def finetune_task(
       include_padding_class, chunk_items, matmul_dtype: as in `next_item_loss`.
       max_len: of the windows, where there is a repeat bias.
     """
+    num_items = constants.encoder_params["item_table"].shape[0] - 1
     count = constants.queries.shape[0]
     batch_size = min(batch_size, count)
     steps = -(-count // batch_size)
@@ -89,8 +91,8 @@ def finetune_task(
         augmented = read_memories(
             reader,
             params,
-            constants.queries[rows],
-            constants.retrieved_ids[rows],
+            over(BATCH_ROWS, constants.queries[rows]),
+            over(BATCH_ROWS, constants.retrieved_ids[rows]),
             constants.memory_keys,
             constants.memory_target_ids,
             item_table,
@@ -110,6 +112,7 @@ def finetune_task(
             chunk_items=chunk_items,
             past=past,
             matmul_dtype=matmul_dtype,
+            num_items=num_items,
         )
         return term, {"next_item_loss": term}
 

@@ -15,11 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from raserec_jax import checkpoints
 from raserec_jax.batching.prefetch import Prefetch
 from raserec_jax.batching.record_feed import Calls
 from raserec_jax.errors import CheckpointError, Interrupted, NonFiniteLossError
+from raserec_jax.mesh import REPLICATED, everywhere, pinned, put, put_tree, use, without_padding
 from raserec_jax.training.early_stopping import EarlyStopping, should_stop, update
 from raserec_jax.training.objectives import Task
 from raserec_jax.training.optimizer import SkipState
@@ -71,7 +73,7 @@ def make_run_steps(task: Task, optimizer: optax.GradientTransformation) -> Calla
 
     def run_steps(state, constants, order, first, count, key, most):
         if task.batches is not None:
-            order = task.batches(constants, order, first, count, most)
+            order = everywhere(task.batches(constants, order, first, count, most))
         if task.batches or task.host_batches or task.stream:
             first = 0  # as a constant in both cases, or XLA would fuse, and so round, the steps differently
 
@@ -82,7 +84,7 @@ def make_run_steps(task: Task, optimizer: optax.GradientTransformation) -> Calla
             if task.touched is None:
                 (loss, metrics), grads = gradients(state.params, *at)
                 updates, opt_state = optimizer.update(
-                    grads, state.opt_state, state.params, value=loss
+                    pinned(grads), state.opt_state, state.params, value=loss
                 )
                 params = optax.apply_updates(state.params, updates)
             else:
@@ -90,7 +92,7 @@ def make_run_steps(task: Task, optimizer: optax.GradientTransformation) -> Calla
                 small = state.params | {TABLE: gather_rows(state.params[TABLE], rows)}
                 (loss, metrics), grads = gradients(small, *at, rows=rows)
                 updates, opt_state = optimizer.update(
-                    grads, state.opt_state, small, value=loss, rows=rows
+                    everywhere(grads), state.opt_state, small, value=loss, rows=rows
                 )
                 params = apply_row_updates(state.params, updates, rows)
             if isinstance(opt_state, SkipState):
@@ -98,7 +100,7 @@ def make_run_steps(task: Task, optimizer: optax.GradientTransformation) -> Calla
                     name: jnp.where(jnp.isfinite(loss), value, 0) for name, value in metrics.items()
                 }
             sums = {name: sums[name] + value for name, value in metrics.items()}
-            state = TrainState(state.step + 1, params, opt_state, state.refreshed)
+            state = pinned(TrainState(state.step + 1, params, opt_state, state.refreshed))
             return state, losses.at[i].set(loss), sums
 
         shapes = jax.eval_shape(task.loss, state.params, constants, order, first, key)[1]
@@ -123,6 +125,8 @@ def fit(
     progress: Callable,
     identity: dict | None = None,
     served: Callable[[dict], dict] = lambda params: params,
+    mesh: Mesh | None = None,
+    num_items: int = 0,
 ) -> FitResult:
     """Trains until the epochs are over or the metric stops improving; resumes from `folder` if it holds a state.
 
@@ -138,13 +142,28 @@ def fit(
       identity: JSON values that name the run (configuration, fingerprint of the data): kept in every checkpoint, and
         a checkpoint with others is refused.
       served: the part of the parameters that is evaluated and kept as the best; what only training needs is left out.
+      mesh: of several devices, over which a step is spread; None = one device. Checkpoints, and what is evaluated and
+        returned, are those of one device, so a run may go on with another mesh.
+      num_items: of the catalogue; for a mesh, which fills item tables up.
 
     Raises:
       CheckpointError: what is to be resumed is damaged or of another run, or the state cannot be written.
       NonFiniteLossError: the loss of a step was NaN or infinite; the checkpoints stay as they were.
       Interrupted: SIGTERM or SIGINT came; the state was saved.
     """
-    run = _Fit(task, optimizer, init_params, settings, key, folder, best_folder, stage, identity)
+    run = _Fit(
+        task,
+        optimizer,
+        init_params,
+        settings,
+        key,
+        folder,
+        best_folder,
+        stage,
+        identity,
+        mesh,
+        num_items,
+    )
     run.served = served
     total = settings.epochs * task.steps_per_epoch
     bar = progress(total, stage, "step", initial=run.steps_done)
@@ -152,7 +171,7 @@ def fit(
         while run.epoch < settings.epochs and not should_stop(run.stopping, settings.patience):
             averages = run.train_epoch(bar, stop)
             run.check_state()
-            valid = evaluate(served(run.state.params))
+            valid = evaluate(served(run.unspread(run.state.params)))
             value = _metric(valid, settings.metric)
             run.stopping = update(run.stopping, value, run.epoch)
             best = None
@@ -168,7 +187,7 @@ def fit(
                 raise Interrupted(f"{stage}: stopped after epoch {run.epoch}, state saved")
     if stop.is_set:  # it came while the last save was under way
         raise Interrupted(f"{stage}: stopped at its end, state saved")
-    params, meta = checkpoints.restore(best_folder, served(run.state.params))
+    params, meta = checkpoints.restore(best_folder, served(run.template.params))
     _check_best(best_folder, meta["epoch"] == run.stopping.best_epoch)
     rate = run.steps_done / max(run.seconds, 1e-9)
     return FitResult(
@@ -187,12 +206,28 @@ class _Fit:
     """The state of one fit: what a checkpoint holds, and how an epoch is run."""
 
     def __init__(
-        self, task, optimizer, init_params, settings, key, folder, best_folder, stage, identity
+        self,
+        task,
+        optimizer,
+        init_params,
+        settings,
+        key,
+        folder,
+        best_folder,
+        stage,
+        identity,
+        mesh,
+        num_items,
     ):
         self.task, self.settings, self.stage = task, settings, stage
+        self.mesh, self.num_items = mesh, num_items
         self.folder, self.best_folder, self.saver = folder, best_folder, Saver()
         self.served: Callable[[dict], dict] = lambda params: params
-        self.state = create_state(init_params, optimizer, refreshes=task.refresh is not None)
+        refreshes = task.refresh is not None
+        self.state = create_state(init_params, optimizer, refreshes=refreshes, mesh=mesh)
+        self.template = jax.eval_shape(lambda state: state, self.state)
+        if mesh is not None:
+            self.template = without_padding(self.template, num_items)
         self.stopping, self.constants = EarlyStopping(), None
         self.epoch, self.seconds = 0, 0.0
         self.sums: dict[str, float] = {}  # of the epoch so far
@@ -202,7 +237,7 @@ class _Fit:
             "key": np.asarray(jax.random.key_data(key)).tolist(),
             "steps_per_epoch": task.steps_per_epoch,
         }
-        restored = checkpoints.restore_newest(folder, self.state)
+        restored = checkpoints.restore_newest(folder, self.template)
         if restored is not None:
             self._resume(*restored)
         self.run_steps = make_run_steps(task, optimizer)
@@ -218,7 +253,8 @@ class _Fit:
                 f"{self.folder}: these checkpoints are of another run: {'; '.join(differing[:6])}; give another "
                 "--workdir, or the configuration and data that they were made with"
             )
-        self.state, self.stopping = state, EarlyStopping(*meta["stopping"])
+        self.state = state if self.mesh is None else put_tree(self.mesh, state)
+        self.stopping = EarlyStopping(*meta["stopping"])
         self.epoch, self.seconds = meta["epochs_done"], meta["seconds"]
         self.sums = meta.get("sums", {})
         if self.stopping.best_epoch >= 0:
@@ -230,6 +266,19 @@ class _Fit:
     def steps_done(self) -> int:
         return int(self.state.step)
 
+    def on_host(self, tree: Any) -> Any:
+        """A copy of a part of the state, as it is on one device, in memory of the host."""
+        tree = host_copy(tree)
+        return tree if self.mesh is None else without_padding(tree, self.num_items)
+
+    def unspread(self, tree: Any) -> Any:
+        """A part of the state on one device."""
+        return tree if self.mesh is None else jax.tree.map(jnp.asarray, self.on_host(tree))
+
+    def spread(self, constants: Any) -> Any:
+        """What steps read, where they read it."""
+        return constants if self.mesh is None else put_tree(self.mesh, constants)
+
     def save(self, best: dict | None = None) -> None:
         """Hands the state to the saver: its parameters as the best ones, if `best` says about what, then the step."""
         meta = {
@@ -240,7 +289,7 @@ class _Fit:
             "sums": self.sums,
             "identity": self.identity,
         }
-        state, step = host_copy(self.state), self.steps_done
+        state, step = self.on_host(self.state), self.steps_done
 
         def write() -> None:
             if best is not None:
@@ -267,15 +316,16 @@ class _Fit:
             while done < steps:
                 began = time.perf_counter()
                 given, first, count = next(calls)
-                self.state, losses, metrics = self.run_steps(
-                    self.state,
-                    self.constants,
-                    given,
-                    first,
-                    count,
-                    self.step_key,
-                    most=self.settings.steps_per_call,
-                )
+                with use(self.mesh):
+                    self.state, losses, metrics = self.run_steps(
+                        self.state,
+                        self.constants,
+                        given,
+                        first,
+                        count,
+                        self.step_key,
+                        most=self.settings.steps_per_call,
+                    )
                 losses, metrics = jax.device_get((losses, metrics))  # the call's one wait
                 losses = losses[:count]
                 self.seconds += time.perf_counter() - began
@@ -315,7 +365,10 @@ class _Fit:
         on_host = np.asarray(order)
 
         def make(span):
-            return jax.device_put(self.task.host_batches(on_host, *span, most)), 0, span[1]
+            batches = self.task.host_batches(on_host, *span, most)
+            if self.mesh is None:
+                return jax.device_put(batches), 0, span[1]
+            return jax.tree.map(lambda x: put(self.mesh, REPLICATED, x), batches), 0, span[1]
 
         with Prefetch(make, spans) as batches:
             yield iter(batches)
@@ -341,14 +394,16 @@ class _Fit:
         """Brings the constants up to date where the task asks for it; a resumed run gets those it was stopped with."""
         task, every = self.task, self.task.refresh_epochs
         if task.refresh is None:
-            self.constants = task.constants
+            if self.constants is None:
+                self.constants = self.spread(task.constants)
             return
         due = self.epoch == 0 or (every > 0 and self.epoch % every == 0)
         if starting and due:
             self.state = self.state._replace(refreshed=jax.tree.map(jnp.copy, self.state.params))
         elif self.constants is not None:
             return
-        self.constants = task.refresh(self.state.refreshed, task.constants)
+        fresh = task.refresh(self.unspread(self.state.refreshed), task.constants)
+        self.constants = self.spread(fresh)
 
     def _finite(self, losses: np.ndarray, first_step: int) -> np.ndarray:
         """The losses, if all are finite; without those of steps that were skipped, if not too many in a row were."""

@@ -130,6 +130,7 @@ def pretrain_task(
                 past=past,
                 table_gradient=encoder.table_gradient,
                 matmul_dtype=encoder.matmul_dtype,
+                num_items=encoder.num_items,
             )
         return sampled_loss(
             query,
@@ -159,10 +160,7 @@ def pretrain_task(
         arrays, of_terms, _ = constants
         device_feed = feed._replace(arrays=arrays)
         batch, negative, target_log_q = draws(constants, order, step_in_epoch, key)
-        of_rows = encoder
         if rows is not None:
-            # Flax holds a table against the number of items that its module was made for.
-            of_rows = encoder.clone(num_items=rows.shape[0] - 1)
             batch = batch._replace(
                 item_ids=places_of(rows, batch.item_ids),
                 target_ids=places_of(rows, batch.target_ids),
@@ -173,7 +171,7 @@ def pretrain_task(
         for term, own in zip(terms, of_terms, strict=True):
             more, known = term.views(params, own, device_feed, batch, key)
             passes, drawn, counts = passes + more, [*drawn, known], [*counts, len(more)]
-        main, *views = encode_passes(of_rows, params, passes, dropout_key)
+        main, *views = encode_passes(encoder, params, passes, dropout_key)
         total = next_item_term(main, params, batch, negative, target_log_q)
         metrics = {"next_item_loss": total}
         for term, own, known, count in zip(terms, of_terms, drawn, counts, strict=True):

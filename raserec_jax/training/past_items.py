@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Int
 
 from raserec_jax.batching.feeds import Batch
 from raserec_jax.losses import PastItems
+from raserec_jax.mesh import BATCH_ROWS, everywhere, over
 from raserec_jax.models.encoder import repeat_bias
 from raserec_jax.table_rows import take_rows
 
@@ -33,12 +34,14 @@ def batch_past(
     rows, seq = batch.item_ids.shape
     first = first_meetings(batch.item_ids, batch.segment_ids).reshape(-1)
     items, place = batch.item_ids.reshape(-1), jnp.arange(rows * seq)[None, :]
-    vectors = take_rows(params["item_table"], items, table_gradient)
+    # Read in full by every device, for its own reads.
+    vectors = everywhere(take_rows(params["item_table"], items, table_gradient))
     targets = take_rows(params["item_table"], batch.target_ids, table_gradient)
     find_drawn = None if negative_ids is None else _finder(items, negative_ids)
 
     def margins(query, targets, read_rows, read_columns, target_ids):
         """Of some of the reads: what `PastItems` says, but for the bias."""
+        query, targets = over(BATCH_ROWS, query), over(BATCH_ROWS, targets)
         read_rows, read_columns = read_rows[:, None], read_columns[:, None]
         own = batch.segment_ids.reshape(-1)[None, :] == batch.segment_ids[read_rows, read_columns]
         own &= (place // seq == read_rows) & (place % seq <= read_columns)

@@ -14,7 +14,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-TABLE = "item_table"
+from raserec_jax.mesh import ITEM_TABLE, everywhere
+
+TABLE = ITEM_TABLE
+BEYOND = 2**31 - 1
+"""A row that no table has."""
 
 
 class LazyAdamState(NamedTuple):
@@ -32,12 +36,12 @@ def touched_rows(*ids: Array, num_items: int) -> Int[Array, " budget"]:
     """
     flat = jnp.concatenate([jnp.zeros(1, jnp.int32), *(one.reshape(-1) for one in ids)])
     budget = min(flat.shape[0], num_items + 1)
-    return jnp.unique(flat, size=budget, fill_value=num_items + 1)
+    return jnp.unique(flat, size=budget, fill_value=BEYOND)
 
 
 def gather_rows(table: Array, rows: Int[Array, " budget"]) -> Array:
     """[budget, ...] rows of the table; zeros for those beyond it."""
-    return table.at[rows].get(mode="fill", fill_value=0, indices_are_sorted=True)
+    return everywhere(table.at[rows].get(mode="fill", fill_value=0, indices_are_sorted=True))
 
 
 def set_rows(table: Array, rows: Int[Array, " budget"], values: Array) -> Array:

@@ -16,6 +16,7 @@ from raserec_jax.batching.feeds import TrainingFeed, epoch_order, training_batch
 from raserec_jax.losses import next_item_loss
 from raserec_jax.models.backbones import Encoder
 from raserec_jax.models.memory_reader import MemoryReader
+from raserec_jax.training.contrast import Pass, encode_passes
 from raserec_jax.training.finetune_objective import read_memories, window_items
 from raserec_jax.training.objectives import Task
 from raserec_jax.training.past_items import window_past
@@ -24,12 +25,12 @@ from raserec_jax.training.past_items import window_past
 class Neighbours(NamedTuple):
     """The bank and what it gives each training example.
 
-    keys: [bank, dim]; target_ids: [bank] int32.
+    memory_keys: [bank, dim]; memory_target_ids: [bank] int32.
     retrieved_ids: [examples, top_k] int32 rows of the bank, -1 = none.
     """
 
-    keys: Array
-    target_ids: Array
+    memory_keys: Array
+    memory_target_ids: Array
     retrieved_ids: Array
 
 
@@ -58,22 +59,15 @@ def unfrozen_task(
         arrays, memory = constants
         batch = training_batch(feed._replace(arrays=arrays), order, step_in_epoch)
         table = params["encoder"]["item_table"]
-        query = encoder.apply(
-            {"params": params["encoder"]},
-            batch.item_ids,
-            segment_ids=batch.segment_ids,
-            positions=batch.positions,
-            read=(batch.read_rows, batch.read_columns),
-            deterministic=False,
-            rngs={"dropout": jax.random.fold_in(key, 1)},
-        )
+        own = Pass(batch, batch.read_rows, batch.read_columns)
+        (query,) = encode_passes(encoder, params["encoder"], [own], jax.random.fold_in(key, 1))
         augmented = read_memories(
             reader,
             params["reader"],
             query,
             memory.retrieved_ids[batch.example_ids],
-            memory.keys,
-            memory.target_ids,
+            memory.memory_keys,
+            memory.memory_target_ids,
             jax.lax.stop_gradient(table),
             deterministic=False,
             rngs={"dropout": key},
@@ -89,6 +83,7 @@ def unfrozen_task(
             chunk_items=chunk_items,
             past=window_past(augmented, params["encoder"], items, batch.target_ids),
             matmul_dtype=encoder.matmul_dtype,
+            num_items=encoder.num_items,
         )
         return term, {"next_item_loss": term}
 

@@ -1,0 +1,117 @@
+"""Small tasks of every kind, and some steps of them on a mesh of emulated devices or on one device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from raserec_jax.batching.feeds import packed_feed
+from raserec_jax.batching.sampling import same_target_index
+from raserec_jax.batching.windows import prefix_windows, training_examples
+from raserec_jax.mesh import MeshShape, make_mesh, put_tree, use, without_padding
+from raserec_jax.models.encoder import SequenceEncoder
+from raserec_jax.models.memory_reader import MemoryReader
+from raserec_jax.training import loop
+from raserec_jax.training.contrast import ContrastSettings, same_target_term
+from raserec_jax.training.finetune_objective import MemoryConstants, finetune_task
+from raserec_jax.training.objectives import pretrain_task
+from raserec_jax.training.state import create_state
+from raserec_jax.training.touched_rows import scale_by_lazy_adam
+from tests.quick_jit import quick_jit
+from tests.small_logs import random_split
+
+ITEMS, DIM, MAX_LEN = 37, 8, 8
+SPLIT = random_split([9, 5, 12, 7, 8, 6, 10, 4] * 12, num_items=ITEMS)
+KEY = jax.random.key(4)
+
+
+def mesh_of(data: int, model: int):
+    """A mesh of the first emulated devices; None for one."""
+    if data * model == 1:
+        return None
+    return make_mesh(MeshShape(data, model), jax.devices()[: data * model])
+
+
+def encoder_of(**fields) -> SequenceEncoder:
+    sizes = {"dim": DIM, "num_layers": 1, "num_heads": 2, "inner_dim": 16} | fields
+    return SequenceEncoder(ITEMS, MAX_LEN, **sizes)
+
+
+def stage_1(feed=packed_feed, contrast: str = "none", next_item: str = "full", **settings):
+    """(task, optimizer, parameters) of stage 1."""
+    own = {"targets_per_batch": 60, "row_len": 0, "seed": 0, "max_len": MAX_LEN}
+    if feed is packed_feed:
+        own["long_history"] = "chunked"
+    made, terms = feed(SPLIT, **own), []
+    if contrast != "none":
+        examples = training_examples(SPLIT)
+        how = ContrastSettings(contrast, "dot", 1.0, 0.5, 0.5, 0, True)
+        index = same_target_index(examples)
+        terms = [same_target_term(how, index, examples.user_ids, made.batch_rows + 3)]
+    encoder = encoder_of(repeat_bias=next_item in ("full", "sampled"))
+    task = pretrain_task(
+        encoder,
+        made,
+        terms,
+        next_item=next_item,
+        num_negatives=13,
+        include_padding_class=settings.pop("include_padding_class", False),
+        chunk_items=settings.pop("chunk_items", 0),
+        **settings,
+    )
+    params = encoder.init(jax.random.key(0), jnp.ones((1, 2), jnp.int32))["params"]
+    return task, optimizer_of(task), params
+
+
+def stage_2():
+    """The same of stage 2: a reader of random memories."""
+    draw, examples = np.random.default_rng(1), training_examples(SPLIT)
+    count, bank = len(examples.lengths), 41
+    windows, reader = prefix_windows(examples, MAX_LEN), MemoryReader(inner_dim=16)
+    vectors = [
+        draw.normal(size=(rows, DIM)).astype(np.float32) for rows in (ITEMS + 1, count, bank)
+    ]
+    constants = MemoryConstants(
+        {"item_table": vectors[0], "repeat_bias": np.float32(-0.1)},
+        (SPLIT.log.item_ids, windows.starts, windows.lengths),
+        vectors[1],
+        examples.target_ids,
+        vectors[2],
+        draw.integers(1, ITEMS + 1, bank).astype(np.int32),
+        draw.integers(-1, bank, (count, 5)).astype(np.int32),
+    )
+    task = finetune_task(
+        reader,
+        constants,
+        batch_size=30,
+        include_padding_class=False,
+        chunk_items=0,
+        max_len=MAX_LEN,
+    )
+    zeros = jnp.zeros((1, DIM)), jnp.zeros((1, 1, DIM)), jnp.zeros((1, 1, DIM))
+    return task, optimizer_of(task), reader.init(jax.random.key(0), *zeros)["params"]
+
+
+def optimizer_of(task):
+    """Plain steps: differences of gradients stay as small as they are, which Adam would blow up."""
+    if task.touched is None:
+        return optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.5, momentum=0.9))
+    return optax.chain(scale_by_lazy_adam(eps=1.0), optax.scale_by_learning_rate(0.5))
+
+
+def compiled_steps(task, optimizer):
+    """The loop's steps, compiled quickly."""
+    run_steps = loop.make_run_steps(task, optimizer).__wrapped__
+    return quick_jit(run_steps, static_argnames="most", donate_argnums=0)
+
+
+def steps_on(mesh, task, optimizer, params, count: int = 2, run=None):
+    """(losses, state on the host as on one device, the state itself) of the first steps of an epoch."""
+    state, constants = create_state(params, optimizer, mesh=mesh), task.constants
+    if mesh is not None:
+        constants = put_tree(mesh, constants)
+    order = task.order(task.constants, jax.random.fold_in(KEY, 1))
+    run = run or compiled_steps(task, optimizer)
+    with use(mesh):
+        state, losses, _ = run(state, constants, np.asarray(order), 0, count, KEY, most=count)
+    return np.asarray(losses), without_padding(jax.tree.map(np.asarray, state), ITEMS), state

@@ -1,0 +1,44 @@
+"""Steps on meshes of eight emulated devices: the same losses and parameters as on one device."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from raserec_jax.batching.feeds import prefix_feed
+from tests.parallel.tasks import mesh_of, stage_1, stage_2, steps_on
+
+TASKS = {
+    "full, contrast": lambda: stage_1(contrast="us"),
+    "full, padding class": lambda: stage_1(include_padding_class=True, chunk_items=3),
+    "prefix, us_x": lambda: stage_1(prefix_feed, contrast="us_x"),
+    "sampled": lambda: stage_1(next_item="sampled"),
+    "gbce, popularity": lambda: stage_1(prefix_feed, next_item="gbce", negatives="popularity"),
+    "touched": lambda: stage_1(next_item="sampled", item_updates="touched"),
+    "stage 2": stage_2,
+}
+MESHES = {
+    "full, contrast": [(8, 1), (4, 2), (2, 4), (1, 8), (2, 1), (1, 2), (2, 2)],
+} | {name: [(4, 2)] for name in list(TASKS)[1:]}
+
+
+@functools.cache
+def on_one_device(name):
+    made = TASKS[name]()
+    return made, steps_on(None, *made)[:2]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [(name, shape) for name, shapes in MESHES.items() for shape in shapes]
+)
+def test_steps_are_those_of_one_device(name, shape):
+    made, (losses, state) = on_one_device(name)
+    found_losses, found, spread = steps_on(mesh_of(*shape), *made)
+    np.testing.assert_allclose(found_losses, losses, rtol=2e-6)
+    for (path, one), other in zip(
+        jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(found), strict=True
+    ):
+        assert one.shape == other.shape
+        atol = 2e-5 * max(np.abs(one).max(), 1e-3)
+        np.testing.assert_allclose(other, one, 0, atol, err_msg=jax.tree_util.keystr(path))
