@@ -14,6 +14,7 @@ from raserec_jax.errors import ConfigError
 
 cli.config_flag()
 _WORKDIR = cli.workdir_flag()
+cli.mesh_flag()
 _STAGES = flags.DEFINE_list("stages", None, "Stages to run, comma-separated; default all.")
 _SEEDS = flags.DEFINE_list(
     "seeds",

@@ -88,6 +88,16 @@ def workdir_flag() -> flags.FlagHolder[str]:
     return flags.DEFINE_string("workdir", None, "folder that holds everything a run makes")
 
 
+def mesh_flag() -> flags.FlagHolder[str]:
+    """Defines --mesh, which `load_config` puts into the configuration."""
+    return flags.DEFINE_string(
+        "mesh",
+        None,
+        "devices along each axis, as data:-1,model:1: rows of batches lie over data, rows of the item table over "
+        "model; -1 = what the other leaves; the same as --config.mesh.data and --config.mesh.model",
+    )
+
+
 def integers(flag: str, values: list[str]) -> list[int]:
     """The values of a list flag as integers.
 
@@ -108,12 +118,15 @@ def require(name: str, example: str) -> None:
 
 
 def load_config() -> ConfigDict:
-    """The value of --config, locked, after the rules across its fields were checked.
+    """The value of --config with that of --mesh, locked, after the rules across its fields were checked.
 
     Raises:
       ConfigError: a rule is broken.
     """
     config = FLAGS.config
+    if "mesh" in FLAGS and FLAGS.mesh is not None:
+        parse_mesh = importlib.import_module("raserec_jax.mesh").parse_mesh
+        config.mesh.update(parse_mesh(FLAGS.mesh)._asdict())
     validate_config(config)
     return config
 

@@ -111,6 +111,8 @@ FIELD_HELP = {
     "evaluation.noise": "shares of the test histories' items to be replaced at random, such as (0.1,0.3)",
     "checkpoint.keep": "newest checkpoints kept, at least 2",
     "checkpoint.steps_per_call": "training steps per device call",
+    "mesh.data": "devices over which rows of batches lie; -1 = what mesh.model leaves",
+    "mesh.model": "devices over which rows of the item table lie; -1 = what mesh.data leaves",
 } | SEMANTIC_HELP
 
 
@@ -152,6 +154,7 @@ AS_BEFORE = {
     "finetune.encoder_rate": 0.1,
     "finetune.refresh_epochs": 0,
     "evaluation.noise": [],
+    "mesh": {"data": -1, "model": 1},
     "semantic.neighbors": "nearest",
     "semantic.clusters": 256,
     "semantic.tune": semantic_settings().tune.to_dict(),
@@ -250,11 +253,20 @@ def check_config(config: ConfigDict) -> None:
             _wrong(config, "sra_cl.vectors", "'frozen', or sra_cl.positive=synthesized beside it")
         )
     _check_loss(config)
+    _check_mesh(config)
     row_len = config.pretrain.batching.row_len
     if 0 < row_len < config.encoder.max_len:
         raise ConfigError(
             _wrong(config, "pretrain.batching.row_len", "0 or at least encoder.max_len")
         )
+
+
+def _check_mesh(config: ConfigDict) -> None:
+    for name in ("data", "model"):
+        if config.mesh[name] < 1 and config.mesh[name] != -1:
+            raise ConfigError(_wrong(config, f"mesh.{name}", "at least 1, or -1"))
+    if config.mesh.data == config.mesh.model == -1:
+        raise ConfigError(_wrong(config, "mesh.model", "at least 1 with mesh.data=-1"))
 
 
 def _check_loss(config: ConfigDict) -> None:

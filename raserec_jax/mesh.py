@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -88,17 +89,22 @@ def make_mesh(shape: MeshShape, devices: list | None = None) -> Mesh:
     return Mesh(grid, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
+def mesh_of(config) -> Mesh | None:
+    """The mesh that `config.mesh` describes; None if it has one device, on which everything is done without.
+
+    Raises:
+      ConfigError: as `make_mesh`.
+    """
+    mesh = make_mesh(MeshShape(**config.mesh))
+    return mesh if mesh.size > 1 else None
+
+
 def default_devices() -> list:
     """All devices; or the one that `jax_default_device` names."""
     chosen = jax.config.jax_default_device
     if chosen is None:
         return jax.devices()
     return jax.devices(chosen)[:1] if isinstance(chosen, str) else [chosen]
-
-
-def several(mesh: Mesh | None) -> Mesh | None:
-    """The mesh if it has several devices: on one, everything is done without a mesh."""
-    return mesh if mesh is not None and mesh.size > 1 else None
 
 
 def placed(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
@@ -178,6 +184,23 @@ def shardings_of(mesh: Mesh, shapes: Any) -> Any:
 def put_tree(mesh: Mesh, tree: Any) -> Any:
     """A tree as it is on one device onto the mesh, each leaf by its name."""
     return _by_path(lambda path, leaf: put(mesh, spec_of(path), leaf), tree)
+
+
+def made_on(mesh: Mesh, make: Callable, *args: Any) -> Any:
+    """make(*args), a tree, computed where each of its leaves belongs: no device ever holds a whole item table."""
+
+    def filled_up(*args):
+        def fill(path, leaf):
+            spec = spec_of(path)
+            if not len(spec):
+                return leaf
+            missing = rows_on(mesh, spec, leaf.shape[0]) - leaf.shape[0]
+            return jnp.pad(leaf, ((0, missing), *((0, 0) for _ in leaf.shape[1:])))
+
+        return _by_path(fill, make(*args))
+
+    shardings = shardings_of(mesh, jax.eval_shape(filled_up, *args))
+    return jax.jit(filled_up, out_shardings=shardings)(*args)
 
 
 def without_padding(tree: Any, num_items: int) -> Any:

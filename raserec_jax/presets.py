@@ -153,6 +153,7 @@ def raserec_published(dataset: str = "") -> ConfigDict:
             },
             "evaluation": {"bootstrap_samples": 2000, "samples": 5, "noise": ()},
             "checkpoint": {"keep": 2, "steps_per_call": 16},
+            "mesh": {"data": -1, "model": 1},
         }
     )
     return _for_dataset(config, dataset)

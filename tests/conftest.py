@@ -16,6 +16,8 @@ import raserec_jax  # noqa: F401 - for its XLA flag
 
 # Eight devices on two cores cost single-device tests nothing that we could measure.
 jax.config.update("jax_num_cpu_devices", 8)
+# Runs use one of them unless a test makes a mesh.
+jax.config.update("jax_default_device", os.environ["JAX_PLATFORMS"].split(",")[0])
 # [batch] + [batch, dim] is a mistake of ours far more often than a wish.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

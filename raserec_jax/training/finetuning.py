@@ -89,6 +89,8 @@ def run_finetuning(
         writer=tools.writer,
         progress=tools.progress,
         identity=tools.identity,
+        mesh=tools.mesh,
+        num_items=split.log.num_items,
     )
 
 

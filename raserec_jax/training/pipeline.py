@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
+from jax.sharding import Mesh
 
 import raserec_jax
 from raserec_jax import presets
@@ -15,6 +15,7 @@ from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.preparation import read_filtered
 from raserec_jax.data.splits import split_log
 from raserec_jax.errors import ConfigError
+from raserec_jax.mesh import default_devices, mesh_of
 from raserec_jax.metric_writer import MetricWriter
 from raserec_jax.training import workdir as wd
 from raserec_jax.training.adopting import adopt_pretraining
@@ -78,6 +79,7 @@ def train(
     if unknown:
         raise ConfigError(f"--stages has {', '.join(unknown)}; use some of {', '.join(STAGES)}")
     presets.check_config(config)
+    mesh = mesh_of(config)
     if log is None:
         log, item_text = read_data(config)
     with wd.locked(workdir):
@@ -87,15 +89,15 @@ def train(
             taken = adopt_pretraining(folder, pretrained, config, log)
             if taken:
                 print(taken, flush=True)
-        return _train(config, log, item_text, folder, stages)
+        return _train(config, log, item_text, folder, stages, mesh)
 
 
-def _train(config, log, item_text, folder: Path, stages: Sequence[str]) -> Run:
+def _train(config, log, item_text, folder: Path, stages: Sequence[str], mesh) -> Run:
     with MetricWriter(folder) as writer:
-        run = Stages(config, split_log(log, config.data), item_text, folder, writer)
+        run = Stages(config, split_log(log, config.data), item_text, folder, writer, mesh)
         run.say(
             f"workdir {folder}; {log.num_users:,} users, {log.num_items:,} items, "
-            f"{log.num_interactions:,} interactions; {_devices()}"
+            f"{log.num_interactions:,} interactions; {_devices(mesh)}"
         )
         for stage in STAGES:
             if stage in stages:
@@ -104,6 +106,8 @@ def _train(config, log, item_text, folder: Path, stages: Sequence[str]) -> Run:
     return Run(folder, run.results)
 
 
-def _devices() -> str:
-    kinds = sorted({device.device_kind for device in jax.devices()})
-    return f"{jax.device_count()} x {', '.join(kinds)}, raserec_jax {raserec_jax.__version__}"
+def _devices(mesh: Mesh | None) -> str:
+    devices = default_devices()[:1] if mesh is None else list(mesh.devices.flat)
+    kinds = sorted({device.device_kind for device in devices})
+    spread = "" if mesh is None else " as " + ",".join(f"{a}:{n}" for a, n in mesh.shape.items())
+    return f"{len(devices)} x {', '.join(kinds)}{spread}, raserec_jax {raserec_jax.__version__}"

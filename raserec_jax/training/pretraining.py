@@ -26,6 +26,7 @@ from raserec_jax.encoding import EvaluationSet, encode_rows, evaluation_set
 from raserec_jax.errors import ConfigError, DataError
 from raserec_jax.evaluation.evaluator import evaluate_ranks, rank_histories
 from raserec_jax.evaluation.ranking import Scores
+from raserec_jax.mesh import made_on
 from raserec_jax.models.backbones import Encoder, make_backbone
 from raserec_jax.models.encoder import repeat_bias
 from raserec_jax.semantic.tables import SemanticTables
@@ -38,12 +39,16 @@ from raserec_jax.training.semantic_stage import contrasts_semantics, make_semant
 
 
 class Tools(NamedTuple):
-    """What every stage is handed: where it writes and how it reports; identity: what its checkpoints belong to."""
+    """What every stage is handed: where it writes and how it reports.
+
+    identity: what its checkpoints belong to.  mesh: the devices over which steps are spread; None = one.
+    """
 
     workdir: Path
     writer: Any
     progress: Callable
     identity: dict | None = None
+    mesh: Mesh | None = None
 
 
 def make_encoder(config, num_items: int) -> Encoder:
@@ -190,7 +195,9 @@ def run_pretraining(
     task = make_pretrain_task(config, encoder, split, semantic, _records(config, split, tools))
     key = jax.random.fold_in(jax.random.key(config.seed), {"pretrain": 1, "control": 3}[stage])
     if init_params is None:
-        init_params = _fresh_params(config, encoder, semantic, jax.random.fold_in(key, 7))
+        init_params = _fresh_params(
+            config, encoder, semantic, jax.random.fold_in(key, 7), tools.mesh
+        )
     of_terms = task.init(jax.random.fold_in(key, 8))
     epochs = settings.epochs if epochs is None else epochs
     optimizer = make_optimizer(
@@ -220,6 +227,8 @@ def run_pretraining(
         served=lambda params: {
             name: value for name, value in params.items() if name not in of_terms
         },
+        mesh=tools.mesh,
+        num_items=split.log.num_items,
     )
 
 
@@ -236,10 +245,13 @@ def _records(config, split: Split, tools: Tools) -> Path | None:
     return folder
 
 
-def _fresh_params(config, encoder: Encoder, semantic: SemanticTables | None, key) -> dict:
-    """Where stage 1 starts, as `config.sra_cl.item_start` describes it."""
-    params = jax.jit(encoder.init)(key, jnp.ones((1, 2), jnp.int32))["params"]
-    if config.sra_cl.item_start == "random":
+def _fresh_params(config, encoder: Encoder, semantic: SemanticTables | None, key, mesh) -> dict:
+    """Where stage 1 starts, as `config.sra_cl.item_start` describes it; random tables are born on the mesh."""
+    random, ids = config.sra_cl.item_start == "random", jnp.ones((1, 2), jnp.int32)
+    if random and mesh is not None:
+        return made_on(mesh, encoder.init, key, ids)["params"]
+    params = jax.jit(encoder.init)(key, ids)["params"]
+    if random:
         return params
     if semantic is None:
         raise ConfigError(

@@ -30,10 +30,11 @@ from raserec_jax.report.results import read_json, write_bytes_atomic, write_json
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import load_retrieved
 
-# What may change between two calls on one workdir: how the work is cut up or shown, not its result. Of a language
-# model: where it is asked, how fast and for how much, not what it is asked; answers are known by its name.
+# What may change between two calls on one workdir: how the work is cut up, spread or shown, not its result. Of a
+# language model: where it is asked, how fast and for how much, not what it is asked; answers are known by its name.
 FREE_KEYS = (
     "checkpoint",
+    "mesh",
     "evaluation.samples",
     "pretrain.batching.workers",
     "semantic.llm.base_url",
