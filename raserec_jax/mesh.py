@@ -156,8 +156,27 @@ def use(mesh: Mesh | None) -> contextlib.AbstractContextManager:
 
 
 def over(spec: PartitionSpec, array: Array) -> Array:
-    """The array, inside jit, lying so on the mesh in force; rows need not divide evenly."""
-    return array if in_force() is None else jax.lax.with_sharding_constraint(array, spec)
+    """The array, inside jit, lying so on the mesh in force; one that does not divide evenly lies as XLA likes.
+
+    XLA would fill it up, and the gradient of a lookup would add what it was filled up with to row 0.
+    """
+    mesh = in_force()
+    if mesh is None:
+        return array
+    parts = ((axes,) if isinstance(axes, str) else axes or () for axes in spec)
+    counts = [math.prod(mesh.shape[axis] for axis in axes) for axes in parts]
+    even = all(size % count == 0 for size, count in zip(array.shape, counts, strict=False))
+    return jax.lax.with_sharding_constraint(array, spec) if even else array
+
+
+def spread(array: Array, fill: float = 0) -> Array:
+    """Rows of a batch, inside jit, over the devices of the mesh in force, with rows of `fill` so that they divide."""
+    mesh = in_force()
+    if mesh is None:
+        return array
+    missing = rows_on(mesh, BATCH_ROWS, array.shape[0]) - array.shape[0]
+    widths = ((0, missing), *((0, 0) for _ in array.shape[1:]))
+    return over(BATCH_ROWS, jnp.pad(array, widths, constant_values=fill))
 
 
 def spec_of(path: tuple) -> PartitionSpec:

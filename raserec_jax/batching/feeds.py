@@ -28,6 +28,7 @@ from raserec_jax.batching.windows import (
     user_windows,
 )
 from raserec_jax.data.splits import Split
+from raserec_jax.mesh import spread
 
 
 class Batch(NamedTuple):
@@ -48,6 +49,11 @@ class Batch(NamedTuple):
     example_ids: Array
     target_ids: Array
     weights: Array
+
+    def spread_reads(self) -> "Batch":
+        """With the reads over the devices of the mesh in force, and reads of weight 0 until they divide evenly."""
+        names = ("read_rows", "read_columns", "example_ids", "target_ids", "weights")
+        return self._replace(**{name: spread(getattr(self, name)) for name in names})
 
 
 class FeedArrays(NamedTuple):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from raserec_jax.mesh import BATCH_ROWS, REPLICATED, over
+from raserec_jax.mesh import REPLICATED, over, spread
 
 
 def info_nce(
@@ -46,21 +46,25 @@ def info_nce(
     both = jnp.concatenate([anchors, positives])
     if similarity == "cos":
         both = both * jax.lax.rsqrt(jnp.maximum(jnp.sum(both**2, axis=1, keepdims=True), 1e-16))
-    both = over(REPLICATED, both)  # negatives are those of the whole batch, on whatever devices
-    scores = over(BATCH_ROWS, both) @ both.T / temperature
+    # On a mesh each device has rows of the scores; their negatives are those of the whole batch.
+    both = over(REPLICATED, both)
+    own = spread(both)
+    scores = own @ both.T / temperature
     taking_part = jnp.ones(batch, bool) if valid is None else valid
     taking_part = jnp.concatenate([taking_part, taking_part])
-    rows = jnp.arange(2 * batch)
-    pair = jnp.concatenate([rows[batch:], rows[:batch]])
-    positive = jnp.sum(both * both[pair], axis=1) / temperature
-    itself = rows[:, None] == rows[None, :]
+    columns = jnp.arange(2 * batch)
+    pair = spread(jnp.concatenate([columns[batch:], columns[:batch]]))
+    rows = spread(columns)
+    positive = jnp.sum(own * both[pair], axis=1) / temperature
+    itself = rows[:, None] == columns[None, :]
     left_out = itself | ~taking_part[None, :]
     if not two_sided:
-        left_out = left_out | (rows < batch)[None, :]
-        taking_part = taking_part & (rows < batch)
+        left_out = left_out | (columns < batch)[None, :]
+        taking_part = taking_part & (columns < batch)
+    taking_part = spread(taking_part)
     if owners is not None:
         owner = jnp.concatenate(owners)
-        same = (owner[:, None] == owner[None, :]) & (pair[:, None] != rows[None, :])
+        same = (spread(owner)[:, None] == owner[None, :]) & (pair[:, None] != columns[None, :])
         left_out = left_out | same
     scores = jnp.where(left_out, -1e30, scores)
     losses = jnp.where(taking_part, jax.nn.logsumexp(scores, axis=1) - positive, 0.0)

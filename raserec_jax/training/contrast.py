@@ -16,7 +16,7 @@ from raserec_jax.batching.feeds import Batch, TrainingFeed, example_batch
 from raserec_jax.batching.sampling import SameTargetIndex, draw_positives
 from raserec_jax.errors import ConfigError
 from raserec_jax.losses import info_nce
-from raserec_jax.mesh import BATCH_ROWS, over
+from raserec_jax.mesh import everywhere, spread
 from raserec_jax.models.backbones import Encoder
 
 CONTRAST_MODES = ("none", "un", "su", "us", "us_x")
@@ -144,12 +144,14 @@ def encode_passes(
     for one in passes:
         first_rows.append(first_rows[-1] + one.batch.item_ids.shape[0])
     rows = [
-        over(BATCH_ROWS, jnp.concatenate([getattr(one.batch, field) for one in passes]))
+        spread(jnp.concatenate([getattr(one.batch, field) for one in passes]))
         for field in ("item_ids", "segment_ids", "positions")
     ]
     read = (
-        jnp.concatenate([p.read_rows + f for p, f in zip(passes, first_rows, strict=False)]),
-        jnp.concatenate([one.read_columns for one in passes]),
+        spread(
+            jnp.concatenate([p.read_rows + f for p, f in zip(passes, first_rows, strict=False)])
+        ),
+        spread(jnp.concatenate([one.read_columns for one in passes])),
     )
     # Flax holds a table against the number of items that its module was made for.
     encoder = encoder.clone(num_items=params["item_table"].shape[0] - 1)
@@ -159,7 +161,7 @@ def encode_passes(
         own = [
             table[p.batch.item_ids] if p.item_vectors is None else p.item_vectors for p in passes
         ]
-        vectors = {"item_vectors": jnp.concatenate(own)}
+        vectors = {"item_vectors": spread(everywhere(jnp.concatenate(own)))}
     hidden = encoder.apply(
         {"params": params},
         rows[0],
@@ -171,7 +173,7 @@ def encode_passes(
         **vectors,
     )
     ends = [sum(one.read_rows.shape[0] for one in passes[: i + 1]) for i in range(len(passes))]
-    return [over(BATCH_ROWS, part) for part in jnp.split(hidden, ends[:-1])]
+    return jnp.split(everywhere(hidden)[: ends[-1]], ends[:-1])
 
 
 def _pairs(contrast: ContrastSettings, hidden: list[Array], anchors: Array) -> list[tuple]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from raserec_jax.losses import next_item_loss
-from raserec_jax.mesh import BATCH_ROWS, over
+from raserec_jax.mesh import BATCH_ROWS, over, spread
 from raserec_jax.models.memory_reader import MemoryReader
 from raserec_jax.training.objectives import Task
 from raserec_jax.training.past_items import window_past
@@ -86,6 +86,7 @@ def finetune_task(
 
     def loss(params, constants, order, step_in_epoch, key):
         rows = jax.lax.dynamic_slice(order, (step_in_epoch * batch_size,), (batch_size,))
+        rows = spread(rows, fill=-1)
         weights, rows = (rows >= 0).astype(jnp.float32), jnp.maximum(rows, 0)
         item_table, target_ids = constants.encoder_params["item_table"], constants.target_ids[rows]
         augmented = read_memories(

@@ -21,6 +21,7 @@ from raserec_jax.batching.feeds import (
 from raserec_jax.batching.host_feed import host_batches
 from raserec_jax.errors import ConfigError
 from raserec_jax.losses import next_item_loss, sampled_loss
+from raserec_jax.mesh import spread
 from raserec_jax.models.backbones import Encoder
 from raserec_jax.training.contrast import Pass, Term, encode_passes
 from raserec_jax.training.negatives import NEGATIVES, draw, negative_source
@@ -117,6 +118,8 @@ def pretrain_task(
         )
 
     def next_item_term(query, params, batch, drawn, target_log_q):
+        query, batch = spread(query), batch.spread_reads()
+        target_log_q = None if target_log_q is None else spread(target_log_q)
         ids = None if drawn is None else drawn.ids
         past = batch_past(query, params, batch, encoder.table_gradient, ids)
         if next_item == "full":

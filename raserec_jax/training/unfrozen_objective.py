@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from raserec_jax.batching.feeds import TrainingFeed, epoch_order, training_batch
 from raserec_jax.losses import next_item_loss
+from raserec_jax.mesh import spread
 from raserec_jax.models.backbones import Encoder
 from raserec_jax.models.memory_reader import MemoryReader
 from raserec_jax.training.contrast import Pass, encode_passes
@@ -61,6 +62,7 @@ def unfrozen_task(
         table = params["encoder"]["item_table"]
         own = Pass(batch, batch.read_rows, batch.read_columns)
         (query,) = encode_passes(encoder, params["encoder"], [own], jax.random.fold_in(key, 1))
+        query, batch = spread(query), batch.spread_reads()
         augmented = read_memories(
             reader,
             params["reader"],

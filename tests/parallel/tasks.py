@@ -25,7 +25,7 @@ SPLIT = random_split([9, 5, 12, 7, 8, 6, 10, 4] * 12, num_items=ITEMS)
 KEY = jax.random.key(4)
 
 
-def mesh_of(data: int, model: int):
+def emulated_mesh(data: int, model: int):
     """A mesh of the first emulated devices; None for one."""
     if data * model == 1:
         return None
