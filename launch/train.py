@@ -26,6 +26,12 @@ _PRETRAINED = flags.DEFINE_string(
     None,
     "Workdir of a run whose stage 1 is taken over; its memory too where it would be the same.",
 )
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Say what a run would take on each device and whether it fits; train nothing."
+)
+_PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps", None, "FIRST:LAST, steps of each stage that are traced into WORKDIR/profile."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -34,9 +40,18 @@ def main(argv: list[str]) -> None:
     config = cli.load_config()
     from raserec_jax.training import pipeline
 
+    if _DRY_RUN.value:
+        print(pipeline.plan(config))
+        return
     stages = _STAGES.value or pipeline.STAGES
     if _SEEDS.value is None:
-        pipeline.train(config, workdir=_WORKDIR.value, stages=stages, pretrained=_PRETRAINED.value)
+        pipeline.train(
+            config,
+            workdir=_WORKDIR.value,
+            stages=stages,
+            pretrained=_PRETRAINED.value,
+            profile_steps=cli.step_range("profile_steps", _PROFILE_STEPS.value),
+        )
         return
     if _PRETRAINED.value is not None:
         raise ConfigError("--pretrained goes with one seed; leave out --seeds")

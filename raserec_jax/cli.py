@@ -112,6 +112,22 @@ def integers(flag: str, values: list[str]) -> list[int]:
         ) from None
 
 
+def step_range(flag: str, value: str | None) -> tuple[int, int] | None:
+    """FIRST:LAST of a flag as two numbers; None if it is not given.
+
+    Raises:
+      ConfigError: anything else, or nothing between them.
+    """
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+):(\d+)", value)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ConfigError(
+            f"--{flag}={value} should be FIRST:LAST with FIRST below LAST, as in --{flag}=10:20"
+        )
+    return int(match[1]), int(match[2])
+
+
 def require(name: str, example: str) -> None:
     """Makes a flag required; `example` is what the error about its absence shows."""
     _required[name] = example

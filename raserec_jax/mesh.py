@@ -169,7 +169,7 @@ def over(spec: PartitionSpec, array: Array) -> Array:
     return jax.lax.with_sharding_constraint(array, spec) if even else array
 
 
-def spread(array: Array, fill: float = 0) -> Array:
+def spread(array: Array, fill: int = 0) -> Array:
     """Rows of a batch, inside jit, over the devices of the mesh in force, with rows of `fill` so that they divide."""
     mesh = in_force()
     if mesh is None:
@@ -205,21 +205,41 @@ def put_tree(mesh: Mesh, tree: Any) -> Any:
     return _by_path(lambda path, leaf: put(mesh, spec_of(path), leaf), tree)
 
 
+def filled_up(mesh: Mesh, tree: Any) -> Any:
+    """A tree, inside jit, with rows of zeros until each leaf divides evenly where it belongs."""
+
+    def fill(path, leaf):
+        spec = spec_of(path)
+        if not len(spec):
+            return leaf
+        missing = rows_on(mesh, spec, leaf.shape[0]) - leaf.shape[0]
+        return jnp.pad(leaf, ((0, missing), *((0, 0) for _ in leaf.shape[1:])))
+
+    return _by_path(fill, tree)
+
+
+def filled_up_shapes(mesh: Mesh, shapes: Any) -> Any:
+    """The shapes that `filled_up` gives."""
+    return jax.eval_shape(lambda tree: filled_up(mesh, tree), shapes)
+
+
+def on_mesh_shapes(mesh: Mesh, shapes: Any) -> Any:
+    """The shapes of a tree with where each leaf lies."""
+
+    def placed_shape(path, leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed(mesh, spec_of(path)))
+
+    return _by_path(placed_shape, shapes)
+
+
 def made_on(mesh: Mesh, make: Callable, *args: Any) -> Any:
     """make(*args), a tree, computed where each of its leaves belongs: no device ever holds a whole item table."""
 
-    def filled_up(*args):
-        def fill(path, leaf):
-            spec = spec_of(path)
-            if not len(spec):
-                return leaf
-            missing = rows_on(mesh, spec, leaf.shape[0]) - leaf.shape[0]
-            return jnp.pad(leaf, ((0, missing), *((0, 0) for _ in leaf.shape[1:])))
+    def made(*args):
+        return filled_up(mesh, make(*args))
 
-        return _by_path(fill, make(*args))
-
-    shardings = shardings_of(mesh, jax.eval_shape(filled_up, *args))
-    return jax.jit(filled_up, out_shardings=shardings)(*args)
+    shardings = shardings_of(mesh, jax.eval_shape(made, *args))
+    return jax.jit(made, out_shardings=shardings)(*args)
 
 
 def without_padding(tree: Any, num_items: int) -> Any:

@@ -43,10 +43,16 @@ class Chunks(NamedTuple):
         """step(at, carry) over all full chunks."""
         return jax.lax.fori_loop(0, self.full, step, start)
 
-    def are_classes(self, start: int | Array, rows: int) -> Array | None:
-        """[rows] bool, which rows from `start` on are classes; None = all."""
-        if self.counted is None:
-            return None
+    def classes_of(self, at: Array) -> Array | None:
+        """[rows] bool, which rows of a chunk are classes; None = all."""
+        return None if self.counted is None else self._counted(self.start(at), self.rows)
+
+    def classes_of_rest(self) -> Array | None:
+        """The same of the rest."""
+        rows = self.table.shape[0] - self.rest
+        return None if self.counted is None else self._counted(self.rest, rows)
+
+    def _counted(self, start: int | Array, rows: int) -> Array:
         row = start + jnp.arange(rows, dtype=jnp.int32)
         return (row >= self.counted[0]) & (row < self.counted[1])
 
@@ -69,10 +75,10 @@ def log_norm(
     maximum is not needed, which takes as long as the exponentials on a CPU; otherwise it is.
     """
     rest = chunks.table[chunks.rest :]
-    rest_classes = chunks.are_classes(chunks.rest, rest.shape[0])
+    rest_classes = chunks.classes_of_rest()
 
     def chunk(at):
-        return chunks.of(at), chunks.are_classes(chunks.start(at), chunks.rows)
+        return chunks.of(at), chunks.classes_of(at)
 
     def largest(rows):
         return jnp.max(jnp.sum(rows * rows, axis=1), initial=0.0)
@@ -134,14 +140,15 @@ def norm_gradients(
 
     def step(at, carry):
         grad_query, grad_table = carry
-        start = chunks.start(at)
-        own, grad_rows = gradients(chunks.of(at), chunks.are_classes(start, chunks.rows))
+        own, grad_rows = gradients(chunks.of(at), chunks.classes_of(at))
         # In place: a stack of the chunks' gradients would be a second table.
-        grad_table = jax.lax.dynamic_update_slice_in_dim(grad_table, grad_rows, start, axis=0)
+        grad_table = jax.lax.dynamic_update_slice_in_dim(
+            grad_table, grad_rows, chunks.start(at), axis=0
+        )
         return grad_query + own, grad_table
 
     rest = chunks.table[chunks.rest :]
-    grad_query, grad_rest = gradients(rest, chunks.are_classes(chunks.rest, rest.shape[0]))
+    grad_query, grad_rest = gradients(rest, chunks.classes_of_rest())
     grad_table = jnp.zeros_like(chunks.table).at[chunks.rest :].set(grad_rest)
     return chunks.walk(step, (grad_query, grad_table))
 

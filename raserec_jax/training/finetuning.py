@@ -18,6 +18,7 @@ from raserec_jax.training.loop import FitResult, FitSettings, fit
 from raserec_jax.training.objectives import Task
 from raserec_jax.training.optimizer import make_optimizer
 from raserec_jax.training.pretraining import Tools, query_ranks
+from raserec_jax.training.profiling import StepProfile
 from raserec_jax.training.reading import augmented_query, make_reader, reader_shapes
 from raserec_jax.training.remembering import Memory
 from raserec_jax.training.unfrozen import make_unfrozen_task, neighbours, unfrozen_evaluator
@@ -90,6 +91,7 @@ def run_finetuning(
         progress=tools.progress,
         identity=tools.identity,
         mesh=tools.mesh,
+        profile=StepProfile(tools.workdir / "profile" / "finetune", tools.profile_steps),
         num_items=split.log.num_items,
     )
 

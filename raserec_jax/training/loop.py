@@ -25,6 +25,7 @@ from raserec_jax.mesh import REPLICATED, everywhere, pinned, put, put_tree, use,
 from raserec_jax.training.early_stopping import EarlyStopping, should_stop, update
 from raserec_jax.training.objectives import Task
 from raserec_jax.training.optimizer import SkipState
+from raserec_jax.training.profiling import StepProfile
 from raserec_jax.training.saving import Saver, host_copy
 from raserec_jax.training.signals import StopFlag
 from raserec_jax.training.state import TrainState, create_state
@@ -127,6 +128,7 @@ def fit(
     served: Callable[[dict], dict] = lambda params: params,
     mesh: Mesh | None = None,
     num_items: int = 0,
+    profile: StepProfile | None = None,
 ) -> FitResult:
     """Trains until the epochs are over or the metric stops improving; resumes from `folder` if it holds a state.
 
@@ -145,6 +147,7 @@ def fit(
       mesh: of several devices, over which a step is spread; None = one device. Checkpoints, and what is evaluated and
         returned, are those of one device, so a run may go on with another mesh.
       num_items: of the catalogue; for a mesh, which fills item tables up.
+      profile: traces some steps; None = none.
 
     Raises:
       CheckpointError: what is to be resumed is damaged or of another run, or the state cannot be written.
@@ -163,11 +166,12 @@ def fit(
         identity,
         mesh,
         num_items,
+        profile or StepProfile(folder, None),
     )
     run.served = served
     total = settings.epochs * task.steps_per_epoch
     bar = progress(total, stage, "step", initial=run.steps_done)
-    with StopFlag() as stop, run.saver, run.stream(), bar as bar:
+    with StopFlag() as stop, run.saver, run.stream(), run.profile, bar as bar:
         while run.epoch < settings.epochs and not should_stop(run.stopping, settings.patience):
             averages = run.train_epoch(bar, stop)
             run.check_state()
@@ -218,9 +222,10 @@ class _Fit:
         identity,
         mesh,
         num_items,
+        profile,
     ):
         self.task, self.settings, self.stage = task, settings, stage
-        self.mesh, self.num_items = mesh, num_items
+        self.mesh, self.num_items, self.profile = mesh, num_items, profile
         self.folder, self.best_folder, self.saver = folder, best_folder, Saver()
         self.served: Callable[[dict], dict] = lambda params: params
         refreshes = task.refresh is not None
@@ -316,6 +321,7 @@ class _Fit:
             while done < steps:
                 began = time.perf_counter()
                 given, first, count = next(calls)
+                self.profile.before_call(self.epoch * steps + done, count)
                 with use(self.mesh):
                     self.state, losses, metrics = self.run_steps(
                         self.state,
@@ -327,6 +333,7 @@ class _Fit:
                         most=self.settings.steps_per_call,
                     )
                 losses, metrics = jax.device_get((losses, metrics))  # the call's one wait
+                self.profile.after_call(self.epoch * steps + done + count)
                 losses = losses[:count]
                 self.seconds += time.perf_counter() - began
                 losses = self._finite(losses, self.epoch * steps + done)

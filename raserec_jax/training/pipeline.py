@@ -19,6 +19,7 @@ from raserec_jax.mesh import default_devices, mesh_of
 from raserec_jax.metric_writer import MetricWriter
 from raserec_jax.training import workdir as wd
 from raserec_jax.training.adopting import adopt_pretraining
+from raserec_jax.training.dry_run import dry_run
 from raserec_jax.training.signals import interruptible
 from raserec_jax.training.stages import STAGES, Stages
 
@@ -56,6 +57,7 @@ def train(
     item_text: ItemText | None = None,
     stages: Sequence[str] = STAGES,
     pretrained: str | os.PathLike | None = None,
+    profile_steps: tuple[int, int] | None = None,
 ) -> Run:
     """Runs the stages of a configuration in a workdir; what is finished there is reused.
 
@@ -66,6 +68,7 @@ def train(
       item_text: titles and other columns, for the report and for recommendations.
       stages: which to run, of STAGES; the others are skipped, or read if they are done.
       pretrained: another workdir, whose finished stage 1 is taken over, and its memory where it would be the same.
+      profile_steps: (first, last): a trace of these steps of each stage is left in WORKDIR/profile.
 
     Returns:
       The workdir and the results so far.
@@ -89,15 +92,27 @@ def train(
             taken = adopt_pretraining(folder, pretrained, config, log)
             if taken:
                 print(taken, flush=True)
-        return _train(config, log, item_text, folder, stages, mesh)
+        tools = {"mesh": mesh, "profile_steps": profile_steps}
+        return _train(config, log, item_text, folder, stages, tools)
 
 
-def _train(config, log, item_text, folder: Path, stages: Sequence[str], mesh) -> Run:
+def plan(config, log: InteractionLog | None = None) -> str:
+    """What a run of a configuration would take on its mesh, in words (`dry_run`); trains and writes nothing.
+
+    Raises:
+      ConfigError, DataError: unusable configuration or data.
+    """
+    presets.check_config(config)
+    log = read_data(config)[0] if log is None else log
+    return dry_run(config, split_log(log, config.data), mesh_of(config))
+
+
+def _train(config, log, item_text, folder: Path, stages: Sequence[str], tools: dict) -> Run:
     with MetricWriter(folder) as writer:
-        run = Stages(config, split_log(log, config.data), item_text, folder, writer, mesh)
+        run = Stages(config, split_log(log, config.data), item_text, folder, writer, **tools)
         run.say(
             f"workdir {folder}; {log.num_users:,} users, {log.num_items:,} items, "
-            f"{log.num_interactions:,} interactions; {_devices(mesh)}"
+            f"{log.num_interactions:,} interactions; {_devices(tools['mesh'])}"
         )
         for stage in STAGES:
             if stage in stages:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from raserec_jax.batching.feeds import TrainingFeed, packed_feed, prefix_feed
@@ -35,6 +36,7 @@ from raserec_jax.training.item_start import start_from_texts
 from raserec_jax.training.loop import FitResult, FitSettings, fit
 from raserec_jax.training.objectives import Task, pretrain_task
 from raserec_jax.training.optimizer import make_optimizer
+from raserec_jax.training.profiling import StepProfile
 from raserec_jax.training.semantic_stage import contrasts_semantics, make_semantic_term
 
 
@@ -42,6 +44,7 @@ class Tools(NamedTuple):
     """What every stage is handed: where it writes and how it reports.
 
     identity: what its checkpoints belong to.  mesh: the devices over which steps are spread; None = one.
+    profile_steps: (first, last) step of each stage that is traced; None = none.
     """
 
     workdir: Path
@@ -49,6 +52,7 @@ class Tools(NamedTuple):
     progress: Callable
     identity: dict | None = None
     mesh: Mesh | None = None
+    profile_steps: tuple[int, int] | None = None
 
 
 def make_encoder(config, num_items: int) -> Encoder:
@@ -138,6 +142,15 @@ def make_pretrain_task(
     )
 
 
+def pretrain_optimizer(config, task: Task, epochs: int) -> optax.GradientTransformation:
+    """Stage 1's optimizer, as `config.pretrain.optimizer` describes it, for that many epochs."""
+    return make_optimizer(
+        total_steps=epochs * task.steps_per_epoch,
+        lazy=task.touched is not None,
+        **config.pretrain.optimizer,
+    )
+
+
 def query_ranks(
     scores: Scores,
     encoder_params: dict,
@@ -200,14 +213,9 @@ def run_pretraining(
         )
     of_terms = task.init(jax.random.fold_in(key, 8))
     epochs = settings.epochs if epochs is None else epochs
-    optimizer = make_optimizer(
-        total_steps=epochs * task.steps_per_epoch,
-        lazy=task.touched is not None,
-        **config.pretrain.optimizer,
-    )
     return fit(
         task,
-        optimizer,
+        pretrain_optimizer(config, task, epochs),
         init_params | of_terms,
         FitSettings(
             epochs,
@@ -228,6 +236,7 @@ def run_pretraining(
             name: value for name, value in params.items() if name not in of_terms
         },
         mesh=tools.mesh,
+        profile=StepProfile(tools.workdir / "profile" / stage, tools.profile_steps),
         num_items=split.log.num_items,
     )
 

@@ -43,13 +43,14 @@ STAGES = ("semantic", "pretrain", "memory", "finetune", "mixing", "control", "ev
 
 
 class Stages:
-    """The stages with what they hand on; each reads its record if it is done."""
+    """The stages with what they hand on; each reads its record if it is done.
 
-    def __init__(
-        self, config, split: Split, text: ItemText | None, workdir: Path, writer, mesh=None
-    ):
+    tools: further fields of `Tools`.
+    """
+
+    def __init__(self, config, split: Split, text: ItemText | None, workdir: Path, writer, **tools):
         self.config, self.split, self.text, self.workdir = config, split, text, workdir
-        self.tools = Tools(workdir, writer, Progress, wd.identity(config, split.log), mesh)
+        self.tools = Tools(workdir, writer, Progress, wd.identity(config, split.log), **tools)
         self.encoder = make_encoder(config, split.log.num_items)
         self.results: dict = {}
         self._memory: Memory | None = None
