@@ -71,6 +71,15 @@ def exchanges(program: str, devices: int) -> list[Exchange]:
     return found
 
 
+def array_shapes(program: str) -> set[tuple[int, ...]]:
+    """Dimensions of every array in the text of a compiled program."""
+    return {
+        tuple(int(size) for size in sizes.split(",") if size)
+        for dtype, sizes in _ARRAY.findall(program)
+        if dtype in _BYTES
+    }
+
+
 def _group(rest: str, devices: int) -> int:
     if match := _LISTED.search(rest):
         return len(match.group(1).split(","))

@@ -5,18 +5,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from raserec_jax.batching.feeds import packed_feed
+from raserec_jax.batching.feeds import packed_feed, prefix_feed
 from raserec_jax.batching.sampling import same_target_index
 from raserec_jax.batching.windows import prefix_windows, training_examples
 from raserec_jax.mesh import MeshShape, make_mesh, put_tree, use, without_padding
 from raserec_jax.models.encoder import SequenceEncoder
 from raserec_jax.models.memory_reader import MemoryReader
 from raserec_jax.training import loop
-from raserec_jax.training.contrast import ContrastSettings, same_target_term
+from raserec_jax.training.contrast import ContrastSettings, Term, same_target_term
 from raserec_jax.training.finetune_objective import MemoryConstants, finetune_task
 from raserec_jax.training.objectives import pretrain_task
+from raserec_jax.training.reading import reader_shapes
+from raserec_jax.training.semantic_contrast import (
+    SemanticConstants,
+    SemanticSettings,
+    semantic_term,
+)
 from raserec_jax.training.state import create_state
 from raserec_jax.training.touched_rows import scale_by_lazy_adam
+from raserec_jax.training.unfrozen_objective import Neighbours, slower_encoder, unfrozen_task
 from tests.quick_jit import quick_jit
 from tests.small_logs import random_split
 
@@ -43,7 +50,9 @@ def stage_1(feed=packed_feed, contrast: str = "none", next_item: str = "full", *
     if feed is packed_feed:
         own["long_history"] = "chunked"
     made, terms = feed(SPLIT, **own), []
-    if contrast != "none":
+    if contrast == "sra_cl":
+        terms = [semantic_part(made)]
+    elif contrast != "none":
         examples = training_examples(SPLIT)
         how = ContrastSettings(contrast, "dot", 1.0, 0.5, 0.5, 0, True)
         index = same_target_index(examples)
@@ -59,8 +68,52 @@ def stage_1(feed=packed_feed, contrast: str = "none", next_item: str = "full", *
         chunk_items=settings.pop("chunk_items", 0),
         **settings,
     )
-    params = encoder.init(jax.random.key(0), jnp.ones((1, 2), jnp.int32))["params"]
-    return task, optimizer_of(task), params
+    of_terms = jax.eval_shape(task.init, KEY)
+    return task, optimizer_of(task), drawn(shapes_of(encoder) | of_terms)
+
+
+def semantic_part(feed) -> Term:
+    """SRA-CL's term with neighbours drawn at random, encoded in the step, and learned mixtures of items."""
+    draw, examples = np.random.default_rng(2), training_examples(SPLIT)
+    windows, count = prefix_windows(examples, MAX_LEN), len(examples.lengths)
+    constants = SemanticConstants(
+        draw.integers(-1, ITEMS + 1, (ITEMS + 1, 3)).astype(np.int32),
+        draw.integers(-1, count, (count, 3)).astype(np.int32),
+        draw.normal(size=(count, 5)).astype(np.float32),
+        examples.user_ids,
+        (windows.starts, windows.lengths),
+        item_vectors=draw.normal(size=(ITEMS + 1, 5)).astype(np.float32),
+    )
+    how = SemanticSettings(
+        neighbors="encode", views=1, substitution="learned", anchors=17, k=3, across_users=True
+    )
+    return semantic_term(how, constants, dim=DIM, neighbor_rows=21)
+
+
+def unfrozen():
+    """(task, optimizer, parameters) of stage 2 with the encoder trained along."""
+    draw, bank = np.random.default_rng(3), 41
+    feed = prefix_feed(SPLIT, max_len=MAX_LEN, targets_per_batch=30, row_len=0, seed=0)
+    encoder, reader = encoder_of(repeat_bias=True), MemoryReader(inner_dim=16)
+    found = Neighbours(
+        draw.normal(size=(bank, DIM)).astype(np.float32),
+        draw.integers(1, ITEMS + 1, bank).astype(np.int32),
+        draw.integers(-1, bank, (len(feed.arrays.lengths), 5)).astype(np.int32),
+    )
+    task = unfrozen_task(encoder, reader, feed, found, include_padding_class=False, chunk_items=0)
+    shapes = {"reader": reader_shapes(reader, DIM), "encoder": shapes_of(encoder)}
+    return task, slower_encoder(optimizer_of(task), 0.5), drawn(shapes)
+
+
+def shapes_of(encoder) -> dict:
+    ids = jnp.ones((1, 2), jnp.int32)
+    return jax.eval_shape(encoder.init, jax.random.key(0), ids)["params"]
+
+
+def drawn(shapes) -> dict:
+    """Parameters of these shapes; nothing about them is special, so that no gradient is 0."""
+    draw = np.random.default_rng(0)
+    return jax.tree.map(lambda one: draw.normal(size=one.shape).astype(np.float32) / 3, shapes)
 
 
 def stage_2():
@@ -88,8 +141,7 @@ def stage_2():
         chunk_items=0,
         max_len=MAX_LEN,
     )
-    zeros = jnp.zeros((1, DIM)), jnp.zeros((1, 1, DIM)), jnp.zeros((1, 1, DIM))
-    return task, optimizer_of(task), reader.init(jax.random.key(0), *zeros)["params"]
+    return task, optimizer_of(task), drawn(reader_shapes(reader, DIM))
 
 
 def optimizer_of(task):
@@ -105,13 +157,15 @@ def compiled_steps(task, optimizer):
     return quick_jit(run_steps, static_argnames="most", donate_argnums=0)
 
 
-def steps_on(mesh, task, optimizer, params, count: int = 2, run=None):
-    """(losses, state on the host as on one device, the state itself) of the first steps of an epoch."""
+def steps_on(mesh, task, optimizer, params, count: int = 2):
+    """(losses, state on the host as on one device, XLA's program) of the first steps of an epoch."""
     state, constants = create_state(params, optimizer, mesh=mesh), task.constants
     if mesh is not None:
         constants = put_tree(mesh, constants)
     order = task.order(task.constants, jax.random.fold_in(KEY, 1))
-    run = run or compiled_steps(task, optimizer)
+    given = state, constants, np.asarray(order), 0, count, KEY
     with use(mesh):
-        state, losses, _ = run(state, constants, np.asarray(order), 0, count, KEY, most=count)
-    return np.asarray(losses), without_padding(jax.tree.map(np.asarray, state), ITEMS), state
+        run = compiled_steps(task, optimizer).lower(*given, most=count).compile()
+        state, losses, _ = run(*given)
+    host = without_padding(jax.tree.map(np.asarray, state), ITEMS)
+    return np.asarray(losses), host, run.as_text()

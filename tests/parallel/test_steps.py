@@ -7,19 +7,22 @@ import numpy as np
 import pytest
 
 from raserec_jax.batching.feeds import prefix_feed
-from tests.parallel.tasks import emulated_mesh, stage_1, stage_2, steps_on
+from raserec_jax.training.collectives import exchanges
+from tests.parallel.tasks import DIM, ITEMS, emulated_mesh, stage_1, stage_2, steps_on, unfrozen
 
 TASKS = {
     "full, contrast": lambda: stage_1(contrast="us"),
-    "full, padding class": lambda: stage_1(include_padding_class=True, chunk_items=3),
-    "prefix, us_x": lambda: stage_1(prefix_feed, contrast="us_x"),
+    "prefix, padding class": lambda: stage_1(
+        prefix_feed, "us_x", include_padding_class=True, chunk_items=3
+    ),
     "sampled": lambda: stage_1(next_item="sampled"),
-    "gbce, popularity": lambda: stage_1(prefix_feed, next_item="gbce", negatives="popularity"),
-    "touched": lambda: stage_1(next_item="sampled", item_updates="touched"),
+    "touched": lambda: stage_1(next_item="gbce", item_updates="touched", negatives="popularity"),
+    "SRA-CL": lambda: stage_1(contrast="sra_cl"),
     "stage 2": stage_2,
+    "unfrozen": unfrozen,
 }
 MESHES = {
-    "full, contrast": [(8, 1), (2, 4), (1, 8), (2, 1)],
+    "full, contrast": [(8, 1), (2, 4), (1, 8)],
 } | {name: [(4, 2)] for name in list(TASKS)[1:]}
 
 
@@ -34,7 +37,7 @@ def on_one_device(name):
 )
 def test_steps_are_those_of_one_device(name, shape):
     made, (losses, state) = on_one_device(name)
-    found_losses, found, spread = steps_on(emulated_mesh(*shape), *made)
+    found_losses, found, program = steps_on(emulated_mesh(*shape), *made)
     np.testing.assert_allclose(found_losses, losses, rtol=2e-6)
     for (path, one), other in zip(
         jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(found), strict=True
@@ -42,3 +45,6 @@ def test_steps_are_those_of_one_device(name, shape):
         assert one.shape == other.shape
         atol = 2e-5 * max(np.abs(one).max(), 1e-3)
         np.testing.assert_allclose(other, one, 0, atol, err_msg=jax.tree_util.keystr(path))
+    rows = -(-(ITEMS + 1) // shape[1]) * shape[1]
+    gathered = [one for one in exchanges(program, 8) if one.kind == "all-gather"]
+    assert not [one for one in gathered if (rows, DIM) in dict(map(reversed, one.shapes))]
