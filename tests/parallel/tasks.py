@@ -113,7 +113,7 @@ def shapes_of(encoder) -> dict:
 def drawn(shapes) -> dict:
     """Parameters of these shapes; nothing about them is special, so that no gradient is 0."""
     draw = np.random.default_rng(0)
-    return jax.tree.map(lambda one: draw.normal(size=one.shape).astype(np.float32) / 3, shapes)
+    return jax.tree.map(lambda one: np.asarray(draw.normal(size=one.shape) / 3, np.float32), shapes)
 
 
 def stage_2():
@@ -125,7 +125,7 @@ def stage_2():
         draw.normal(size=(rows, DIM)).astype(np.float32) for rows in (ITEMS + 1, count, bank)
     ]
     constants = MemoryConstants(
-        {"item_table": vectors[0], "repeat_bias": np.float32(-0.1)},
+        {"item_table": vectors[0], "repeat_bias": np.full((), -0.1, np.float32)},
         (SPLIT.log.item_ids, windows.starts, windows.lengths),
         vectors[1],
         examples.target_ids,
