@@ -39,25 +39,33 @@ def emulated_mesh(data: int, model: int):
     return make_mesh(MeshShape(data, model), jax.devices()[: data * model])
 
 
-def encoder_of(**fields) -> SequenceEncoder:
+def encoder_of(num_items: int = ITEMS, **fields) -> SequenceEncoder:
     sizes = {"dim": DIM, "num_layers": 1, "num_heads": 2, "inner_dim": 16} | fields
-    return SequenceEncoder(ITEMS, MAX_LEN, **sizes)
+    return SequenceEncoder(num_items, MAX_LEN, **sizes)
 
 
-def stage_1(feed=packed_feed, contrast: str = "none", next_item: str = "full", **settings):
+def stage_1(
+    feed=packed_feed,
+    contrast: str = "none",
+    next_item: str = "full",
+    split=SPLIT,
+    targets: int = 60,
+    **settings,
+):
     """(task, optimizer, parameters) of stage 1."""
-    own = {"targets_per_batch": 60, "row_len": 0, "seed": 0, "max_len": MAX_LEN}
+    own = {"targets_per_batch": targets, "row_len": 0, "seed": 0, "max_len": MAX_LEN}
     if feed is packed_feed:
         own["long_history"] = "chunked"
-    made, terms = feed(SPLIT, **own), []
+    made, terms = feed(split, **own), []
     if contrast == "sra_cl":
         terms = [semantic_part(made)]
     elif contrast != "none":
-        examples = training_examples(SPLIT)
+        examples = training_examples(split)
         how = ContrastSettings(contrast, "dot", 1.0, 0.5, 0.5, 0, True)
         index = same_target_index(examples)
         terms = [same_target_term(how, index, examples.user_ids, made.batch_rows + 3)]
-    encoder = encoder_of(repeat_bias=next_item in ("full", "sampled"))
+    bias = next_item in ("full", "sampled")
+    encoder = encoder_of(split.log.num_items, repeat_bias=bias)
     task = pretrain_task(
         encoder,
         made,
@@ -157,7 +165,7 @@ def compiled_steps(task, optimizer):
     return quick_jit(run_steps, static_argnames="most", donate_argnums=0)
 
 
-def steps_on(mesh, task, optimizer, params, count: int = 2):
+def steps_on(mesh, task, optimizer, params, count: int = 2, num_items: int = ITEMS):
     """(losses, state on the host as on one device, XLA's program) of the first steps of an epoch."""
     state, constants = create_state(params, optimizer, mesh=mesh), task.constants
     if mesh is not None:
@@ -167,5 +175,5 @@ def steps_on(mesh, task, optimizer, params, count: int = 2):
     with use(mesh):
         run = compiled_steps(task, optimizer).lower(*given, most=count).compile()
         state, losses, _ = run(*given)
-    host = without_padding(jax.tree.map(np.asarray, state), ITEMS)
+    host = without_padding(jax.tree.map(np.asarray, state), num_items)
     return np.asarray(losses), host, run.as_text()

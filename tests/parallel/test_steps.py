@@ -1,12 +1,16 @@
 """Steps on meshes of eight emulated devices: the same losses and parameters as on one device."""
 
 import functools
+import os
 
 import jax
 import numpy as np
 import pytest
 
 from raserec_jax.batching.feeds import prefix_feed
+from raserec_jax.data.known_sets import locate
+from raserec_jax.data.readers import read_interactions
+from raserec_jax.data.splits import leave_one_out
 from raserec_jax.training.collectives import exchanges
 from tests.parallel.tasks import DIM, ITEMS, emulated_mesh, stage_1, stage_2, steps_on, unfrozen
 
@@ -39,12 +43,31 @@ def test_steps_are_those_of_one_device(name, shape):
     made, (losses, state) = on_one_device(name)
     found_losses, found, program = steps_on(emulated_mesh(*shape), *made)
     np.testing.assert_allclose(found_losses, losses, rtol=2e-6)
+    assert_near(found, state)
+    rows = -(-(ITEMS + 1) // shape[1]) * shape[1]
+    gathered = [one for one in exchanges(program, 8) if one.kind == "all-gather"]
+    assert not [one for one in gathered if (rows, DIM) in dict(map(reversed, one.shapes))]
+
+
+@pytest.mark.skipif(
+    not os.path.isdir(os.environ.get("RASEREC_DATA_DIR", "")),
+    reason="RASEREC_DATA_DIR is not set to a folder of real data sets",
+)
+def test_steps_on_real_data():
+    split = leave_one_out(read_interactions(locate("amazon_beauty").interactions))
+    made = stage_1(contrast="us", split=split, targets=300)
+    items = split.log.num_items
+    losses, state, _ = steps_on(None, *made, num_items=items)
+    found_losses, found, _ = steps_on(emulated_mesh(2, 4), *made, num_items=items)
+    np.testing.assert_allclose(found_losses, losses, rtol=2e-6)
+    assert_near(found, state)
+
+
+def assert_near(found, expected):
+    """Up to the rounding of sums in another order."""
     for (path, one), other in zip(
-        jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(found), strict=True
+        jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(found), strict=True
     ):
         assert one.shape == other.shape
         atol = 2e-5 * max(np.abs(one).max(), 1e-3)
         np.testing.assert_allclose(other, one, 0, atol, err_msg=jax.tree_util.keystr(path))
-    rows = -(-(ITEMS + 1) // shape[1]) * shape[1]
-    gathered = [one for one in exchanges(program, 8) if one.kind == "all-gather"]
-    assert not [one for one in gathered if (rows, DIM) in dict(map(reversed, one.shapes))]

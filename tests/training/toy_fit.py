@@ -133,6 +133,7 @@ def run_fit(folder, epochs: int, task=None, evaluate=shrinking, bar=None, writer
         writer=writer or Writer(),
         progress=bar or Bar(),
         identity=settings.pop("identity", None),
+        profile=settings.pop("profile", None),
     )
 
 
