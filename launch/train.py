@@ -53,8 +53,9 @@ def main(argv: list[str]) -> None:
             profile_steps=cli.step_range("profile_steps", _PROFILE_STEPS.value),
         )
         return
-    if _PRETRAINED.value is not None:
-        raise ConfigError("--pretrained goes with one seed; leave out --seeds")
+    for flag in (_PRETRAINED, _PROFILE_STEPS):
+        if flag.value is not None:
+            raise ConfigError(f"--{flag.name} goes with one seed; leave out --seeds")
     from raserec_jax.training.seeds import format_seeds, train_seeds
 
     seeds = cli.integers("seeds", _SEEDS.value)

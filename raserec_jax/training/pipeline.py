@@ -103,8 +103,9 @@ def plan(config, log: InteractionLog | None = None) -> str:
       ConfigError, DataError: unusable configuration or data.
     """
     presets.check_config(config)
+    mesh = mesh_of(config)
     log = read_data(config)[0] if log is None else log
-    return dry_run(config, split_log(log, config.data), mesh_of(config))
+    return dry_run(config, split_log(log, config.data), mesh)
 
 
 def _train(config, log, item_text, folder: Path, stages: Sequence[str], tools: dict) -> Run:

@@ -1,14 +1,22 @@
 """What a run would take, told before it starts."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import jax
 import pytest
 
+from raserec_jax import cli
+from raserec_jax.errors import ConfigError
 from raserec_jax.training import dry_run as module
 from raserec_jax.training.dry_run import compiled_needs, computed_bytes, dry_run, memory_limit
 from tests.parallel.tasks import emulated_mesh
 from tests.small_logs import random_split
 from tests.tiny_workdir import quick_training, tiny_config
 
+ROOT = pathlib.Path(__file__).parents[2]
 SPLIT = random_split([9, 5, 12, 7] * 10, num_items=31)
 
 
@@ -55,6 +63,29 @@ def test_what_does_not_fit_is_said(told, monkeypatch):
     monkeypatch.setattr(module, "compiled_needs", lambda *args: spread._replace(memory=2**60))
     words = dry_run(tiny_config(), SPLIT, None)
     assert "it does NOT fit: more devices along mesh.model" in words
+
+
+def test_the_command_line_takes_a_mesh(tmp_path):
+    """Refused before any data are read, with what is there and what is allowed."""
+    flags = ["--config=configs/raserec.py", f"--workdir={tmp_path}", "--dry_run", "--mesh=data:3"]
+    done = subprocess.run(
+        [sys.executable, "launch/train.py", *flags],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    expected = "error: a mesh of data:3,model:1 does not fit 2 devices; the sizes must multiply"
+    assert done.returncode == 2 and done.stderr.startswith(expected)
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["5", "5:5", "9:5", "a:b", "1:2:3", "-1:4"])
+def test_steps_to_trace_that_are_none(text):
+    with pytest.raises(ConfigError, match="should be FIRST:LAST with FIRST below LAST, as in"):
+        cli.step_range("profile_steps", text)
+    assert cli.step_range("profile_steps", "10:20") == (10, 20)
 
 
 def test_the_host_is_shared_by_its_devices():
