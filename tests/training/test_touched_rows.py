@@ -14,6 +14,7 @@ from raserec_jax.training.objectives import pretrain_task
 from raserec_jax.training.optimizer import make_optimizer
 from raserec_jax.training.state import create_state
 from raserec_jax.training.touched_rows import (
+    BEYOND,
     TABLE,
     apply_row_updates,
     gather_rows,
@@ -56,7 +57,7 @@ def case(num_items=0, **loss):
 
 def test_rows_and_places():
     rows = touched_rows(jnp.array([[5, 2], [9, 5]]), jnp.array([2]), num_items=11)
-    np.testing.assert_array_equal(rows, [0, 2, 5, 9, 12, 12])
+    np.testing.assert_array_equal(rows, [0, 2, 5, 9, BEYOND, BEYOND])
     np.testing.assert_array_equal(places_of(rows, jnp.array([[5, 0], [9, 2]])), [[2, 0], [3, 1]])
     table = jnp.arange(12.0)[:, None]
     np.testing.assert_array_equal(gather_rows(table, rows)[:, 0], [0, 2, 5, 9, 0, 0])
