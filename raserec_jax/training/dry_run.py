@@ -161,7 +161,9 @@ def computed_bytes(
     return {
         # The table's comes from two sides, lookups and softmax.
         "gradients over data": 2 * over_data * (2 * table_bytes / model + rest_bytes),
-        "user vectors over data": over_data * reads * vector_bytes,
+        # Of the last block's input and of its attention, forward and backward; then the result, both ways.
+        "places read, out of their rows and back, over data": 8 * over_data * reads * vector_bytes,
+        "user vectors over data": 2 * over_data * reads * vector_bytes,
         "rows looked up, and gradients of user vectors, over model": 2
         * over_model
         * (places + 2 * reads)
