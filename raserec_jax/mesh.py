@@ -176,7 +176,8 @@ def spread(array: Array, fill: int = 0) -> Array:
         return array
     missing = rows_on(mesh, BATCH_ROWS, array.shape[0]) - array.shape[0]
     widths = ((0, missing), *((0, 0) for _ in array.shape[1:]))
-    return over(BATCH_ROWS, jnp.pad(array, widths, constant_values=fill))
+    # Everywhere first: so is the gradient, where rows that do not divide would come back filled up by XLA.
+    return over(BATCH_ROWS, jnp.pad(over(REPLICATED, array), widths, constant_values=fill))
 
 
 def spec_of(path: tuple) -> PartitionSpec:

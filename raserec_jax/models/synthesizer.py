@@ -97,7 +97,7 @@ class ItemMixer(nn.Module):
         semantic: Float[Array, "items width"],
         item_ids: Int[Array, "rows seq"],
         neighbor_item_ids: Int[Array, "rows seq k"],
-        item_table: Float[Array, "items hidden"],
+        item_table: Float[Array, "table_rows hidden"],
     ) -> Float[Array, "rows seq hidden"]:
         """Mixes the rows of each place's neighbours.
 

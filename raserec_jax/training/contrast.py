@@ -161,7 +161,7 @@ def encode_passes(
         own = [
             table[p.batch.item_ids] if p.item_vectors is None else p.item_vectors for p in passes
         ]
-        vectors = {"item_vectors": spread(everywhere(jnp.concatenate(own)))}
+        vectors = {"item_vectors": spread(jnp.concatenate(everywhere(own)))}
     hidden = encoder.apply(
         {"params": params},
         rows[0],
@@ -173,7 +173,7 @@ def encode_passes(
         **vectors,
     )
     ends = [sum(one.read_rows.shape[0] for one in passes[: i + 1]) for i in range(len(passes))]
-    return jnp.split(everywhere(hidden)[: ends[-1]], ends[:-1])
+    return everywhere(jnp.split(everywhere(hidden)[: ends[-1]], ends[:-1]))
 
 
 def _pairs(contrast: ContrastSettings, hidden: list[Array], anchors: Array) -> list[tuple]:
