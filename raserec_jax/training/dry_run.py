@@ -201,7 +201,7 @@ def _words(mesh: Mesh) -> str:
     return ",".join(f"{axis}:{size}" for axis, size in mesh.shape.items())
 
 
-def _size(count: float) -> str:
+def _size(count: float | int) -> str:
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
