@@ -79,6 +79,9 @@ def dry_run(config, split: Split, mesh: Mesh | None) -> str:
 
 def compiled_needs(config, split: Split, mesh: Mesh | None) -> Needs:
     """Compiles stage 1's step for the mesh; without any array of the state."""
+    if config.pretrain.batching.feed == "grain":  # the same step as of a log in memory
+        config = config.copy_and_resolve_references()
+        config.pretrain.batching.feed = "host"
     encoder = make_encoder(config, split.log.num_items)
     task = make_pretrain_task(config, encoder, split)
     optimizer = optimizer_of(config, task, config.pretrain.stopping.epochs)

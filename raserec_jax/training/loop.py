@@ -284,6 +284,12 @@ class _Fit:
         """What steps read, where they read it."""
         return constants if self.mesh is None else put_tree(self.mesh, constants)
 
+    def sent(self, batches: Any) -> Any:
+        """Batches from the host, on the device or on every device of the mesh."""
+        if self.mesh is None:
+            return jax.device_put(batches)
+        return jax.tree.map(lambda field: put(self.mesh, REPLICATED, field), batches)
+
     def save(self, best: dict | None = None) -> None:
         """Hands the state to the saver: its parameters as the best ones, if `best` says about what, then the step."""
         meta = {
@@ -362,7 +368,7 @@ class _Fit:
         steps, most = self.task.steps_per_epoch, self.settings.steps_per_call
         spans = [(first, min(most, steps - first)) for first in range(done, steps, most)]
         if self.task.stream is not None:
-            with Prefetch(lambda _: jax.device_put(next(self.streamed)), spans) as batches:
+            with Prefetch(lambda _: self.sent(next(self.streamed)), spans) as batches:
                 yield ((batch, 0, count) for batch, (_, count) in zip(batches, spans, strict=True))
             return
         order = self.order_of(self.epoch)
@@ -372,10 +378,7 @@ class _Fit:
         on_host = np.asarray(order)
 
         def make(span):
-            batches = self.task.host_batches(on_host, *span, most)
-            if self.mesh is None:
-                return jax.device_put(batches), 0, span[1]
-            return jax.tree.map(lambda x: put(self.mesh, REPLICATED, x), batches), 0, span[1]
+            return self.sent(self.task.host_batches(on_host, *span, most)), 0, span[1]
 
         with Prefetch(make, spans) as batches:
             yield iter(batches)
