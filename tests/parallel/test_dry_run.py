@@ -46,7 +46,8 @@ def test_tables_are_a_share_and_the_rest_is_whole(told):
     # Adam has two of each, and counts its steps, as does the rate.
     assert one.optimizer - 2 * one.parameters == spread.optimizer - 2 * spread.parameters
     assert one.data == spread.data
-    assert spread.memory == -(-one.memory // 8)
+    each = 2 * 4 * dim + 4 * 4 + 4 * 5  # key, vector, columns of the bank, five neighbours
+    assert spread.memory == -(-(one.memory // each) // 8) * each
     assert one.activations > 0 and spread.activations > 0 and not one.exchanges
 
 
