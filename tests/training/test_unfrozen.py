@@ -139,8 +139,8 @@ def test_a_refresh_is_a_bank_from_scratch(split, stage_1):
     for params in (stage_1[0], other):
         _, found = task.refresh({"encoder": params, "reader": {}}, task.constants)
         bank, retrieved = from_scratch(config, params, split)
-        np.testing.assert_allclose(found.keys, bank.keys, rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(found.target_ids, bank.target_ids)
+        np.testing.assert_allclose(found.memory_keys, bank.keys, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(found.memory_target_ids, bank.target_ids)
         # Neighbours of nearly equal cosine may change places.
         same = np.asarray(found.retrieved_ids) == np.asarray(retrieved.ids)
         assert same.mean() > 0.99
@@ -151,7 +151,7 @@ def test_without_refresh_the_bank_stays(split, stage_1):
     config = unfrozen_config()
     task = make_unfrozen_task(config, make_reader(config), *stage_1, split)
     assert task.refresh is None
-    np.testing.assert_array_equal(task.constants[1].keys, stage_1[1].train_bank.keys)
+    np.testing.assert_array_equal(task.constants[1].memory_keys, stage_1[1].train_bank.keys)
 
 
 def last_state(config, stage_1, folder):
