@@ -59,6 +59,8 @@ EXTRAS = {
         "setuptools>=77",
     ],
 }
+# Some 60 MB, without TensorFlow: the tests of records and of Grain's feed run everywhere.
+EXTRAS["dev"] += EXTRAS["tfds"]
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
 setup(
