@@ -1,5 +1,7 @@
 """Lists of the best rows found so far, best first: (scores [queries, k], -inf where none; ids [queries, k], -1)."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
@@ -7,8 +9,8 @@ from jaxtyping import Array
 from raserec_jax.constants import NO_ROW
 
 
-def nothing_found(queries: int, k: int) -> tuple[Array, Array]:
-    """Lists with no row."""
+def nothing_found(queries: Any, k: int) -> tuple[Array, Array]:
+    """Lists with no row; the number of queries may be a symbol, as in an export."""
     return jnp.full((queries, k), -jnp.inf), jnp.full((queries, k), NO_ROW, jnp.int32)
 
 
