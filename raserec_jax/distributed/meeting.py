@@ -1,0 +1,155 @@
+"""Where the processes of a job meet: barriers that name who is missing, small texts exchanged, one that writes.
+
+Through the key-value store of JAX's coordination service (in process 0), never through the devices: so a thread may
+meet while the main thread computes, as long as its meetings have names of their own. A process by itself never waits.
+"""
+
+import collections
+import json
+import os
+import socket
+from collections.abc import Callable, Iterable
+
+import jax
+from jax._src import distributed
+
+from raserec_jax import errors
+from raserec_jax.errors import LostProcessError
+
+LIMIT_S = 1800
+"""How long the slowest process may take to arrive: others may read, compile or write meanwhile."""
+
+# Errors that mean the same on all processes, and so are told to all.
+_TOLD = ("DataError", "ConfigError", "CheckpointError", "Interrupted")
+_hosts: dict[int, str] = {}
+# How often each place was met at; of a name all processes meet in the same order.
+_rounds: collections.Counter = collections.Counter()
+
+
+def jax_client():
+    """The client of JAX's coordination service; None for a process by itself."""
+    return distributed.global_state.client
+
+
+def process_count() -> int:
+    """Processes of the job."""
+    return distributed.global_state.num_processes
+
+
+def process_id() -> int:
+    """Which of them this is."""
+    return distributed.global_state.process_id
+
+
+def is_writer() -> bool:
+    """Whether this process writes: the workdir, the terminal, the report. Process 0 does."""
+    return process_id() == 0
+
+
+def host_name() -> str:
+    """Of this process, as people know it."""
+    return f"{socket.gethostname()}, process id {os.getpid()}"
+
+
+def named(processes: Iterable[int]) -> str:
+    """Processes in words, each with its host: process 3 (host-b, process id 71)."""
+    return ", ".join(
+        f"process {one} ({_hosts[one]})" if one in _hosts else f"process {one}"
+        for one in sorted(processes)
+    )
+
+
+def introduce(limit_s: float) -> None:
+    """Learns the host of every process, for errors that name it: when it is needed, nobody may be left to ask."""
+    _hosts.update(enumerate(exchange("start", host_name(), limit_s)))
+
+
+def exchange(name: str, text: str = "", limit_s: float = LIMIT_S) -> list[str]:
+    """What each process gives, in the order of the processes; all are here when it returns.
+
+    Args:
+      name: of the meeting, for errors; the same on all processes, and met in the same order.
+      text: up to some megabytes.
+      limit_s: how long the others are waited for.
+
+    Raises:
+      LostProcessError: some did not come in time; they are named.
+    """
+    count, own = process_count(), process_id()
+    if count == 1:
+        return [text]
+    number = _rounds[name]
+    _rounds[name] += 1
+    place = f"raserec_jax/meetings/{name}/{number}"
+    client = jax_client()
+    client.key_value_set(f"{place}/{own}", f"={text}")  # an empty value is none
+    try:
+        client.wait_at_barrier(place, max(1, round(limit_s * 1000)))
+        found = dict(client.key_value_dir_get(f"{place}/"))
+    except jax.errors.JaxRuntimeError as error:
+        raise LostProcessError(_who_is_missing(name, place, limit_s, error)) from error
+    if number:  # all are here, so all have read what was given the time before
+        client.key_value_delete(f"raserec_jax/meetings/{name}/{number - 1}/{own}")
+    return [found[f"{place}/{one}"][1:] for one in range(count)]
+
+
+def _who_is_missing(name: str, place: str, limit_s: float, error: Exception) -> str:
+    try:
+        arrived = dict(jax_client().key_value_dir_get(f"{place}/"))
+    except jax.errors.JaxRuntimeError:
+        return f"{name}: {named([0])} is lost, with the coordination service"
+    missing = [one for one in range(process_count()) if f"{place}/{one}" not in arrived]
+    if not missing:
+        return f"{name}: the processes could not meet ({' '.join(str(error).split())[:200]})"
+    return (
+        f"{name}: {named(missing)} did not arrive within {limit_s:g} s; look at the end of its output, and start all "
+        "processes again: the job goes on from its last checkpoint"
+    )
+
+
+def barrier(name: str, limit_s: float = LIMIT_S) -> None:
+    """Returns when all processes are here. Raises LostProcessError as `exchange`."""
+    exchange(name, limit_s=limit_s)
+
+
+def by_writer(name: str, write: Callable[[], None], limit_s: float = LIMIT_S) -> None:
+    """Has process 0 call `write` when all are here, so that nobody still reads what was there; returns when it is done.
+
+    Raises:
+      what `write` raises; the library's own errors are raised on all processes.
+    """
+    if process_count() == 1:
+        write()
+        return
+    barrier(f"{name}, before", limit_s)
+    told = ""
+    if is_writer():
+        try:
+            write()
+        except Exception as error:
+            kind = type(error).__name__
+            exchange(
+                f"{name}, after",
+                json.dumps([kind if kind in _TOLD else "", str(error)]),
+                limit_s,
+            )
+            raise
+    told = exchange(f"{name}, after", told, limit_s)[0]
+    if told:
+        kind, words = json.loads(told)
+        raise getattr(errors, kind or "LostProcessError")(words if kind else f"{name}: {words}")
+
+
+def agreed(name: str, value: str, what: str) -> None:
+    """Checks that all processes have the same value of something.
+
+    Raises:
+      ConfigError: they have not; `what` says of what, and the processes that differ from process 0 are named.
+    """
+    values = exchange(name, value)
+    others = [one for one, given in enumerate(values) if given != values[0]]
+    if others:
+        raise errors.ConfigError(
+            f"{named(others)} has another {what} than process 0; start all processes with the same command, on the "
+            "same files and versions"
+        )
