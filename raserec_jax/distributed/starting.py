@@ -5,7 +5,6 @@ Nothing here touches a device: `jax.distributed` must be up before JAX looks at 
 
 import os
 import re
-import socket
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,12 +12,12 @@ from typing import NamedTuple
 import jax
 from jax._src import clusters
 
-from raserec_jax.distributed.meeting import host_name, introduce, jax_client
+from raserec_jax.distributed.meeting import host_name, introduce
 from raserec_jax.distributed.peers import watch_peers
+from raserec_jax.distributed.roll_call import answer_roll, call_roll
 from raserec_jax.errors import ConfigError
 
 AUTO = "auto"
-_PAUSE_S = 0.2
 
 
 class Job(NamedTuple):
@@ -100,27 +99,24 @@ def start(job: Job | None, *, heartbeat_s: int = 10, start_s: int = 300) -> None
             f"--heartbeat_s={heartbeat_s} and --start_s={start_s} should be at least 2 and 1"
         )
     host, port = _host_and_port(job.coordinator)
-    end = time.monotonic() + start_s
+    began = time.monotonic()
     if job.process_id == 0:
-        _check_port(port, job)
+        hosts = call_roll(port, job.num_processes, host_name(), start_s)
     else:
-        _wait_for_coordinator(host, port, job, end, start_s)
-    try:
-        jax.distributed.initialize(
-            job.coordinator,
-            job.num_processes,
-            job.process_id,
-            job.local_device_ids,
-            cluster_detection_method="deactivate",
-            initialization_timeout=max(1, round(end - time.monotonic())),
-            # Ours speaks first, and in words; this one is for what it cannot see.
-            heartbeat_timeout_seconds=3 * heartbeat_s,
-            shutdown_timeout_seconds=60,
-        )
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(_why_not_started(job, start_s, str(error))) from error
-    _check_counts(job, start_s)
-    introduce(start_s)
+        address = host, port
+        hosts = answer_roll(address, job.process_id, job.num_processes, host_name(), start_s)
+    jax.distributed.initialize(
+        job.coordinator,
+        job.num_processes,
+        job.process_id,
+        job.local_device_ids,
+        cluster_detection_method="deactivate",
+        initialization_timeout=round(start_s + 30 - (time.monotonic() - began)),
+        # Ours speaks first, and in words; this one is for what it cannot see.
+        heartbeat_timeout_seconds=3 * heartbeat_s,
+        shutdown_timeout_seconds=60,
+    )
+    introduce(hosts)
     watch_peers(host, port, heartbeat_s)
 
 
@@ -154,66 +150,3 @@ def _detected(address, count, index) -> tuple:
 def _host_and_port(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
-
-
-def _check_port(port: int, job: Job) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except (OSError, OverflowError) as error:
-            raise ConfigError(
-                f"--coordinator={job.coordinator}: process 0 cannot listen on port {port} ({_reason(error)}); another "
-                "program, or an earlier run, has it: wait, or choose another port for all processes"
-            ) from error
-
-
-def _wait_for_coordinator(host: str, port: int, job: Job, end: float, start_s: int) -> None:
-    """Asks again for names not known yet and ports where nobody listens yet: hosts start at their own pace."""
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=5).close()
-            return
-        except (OSError, OverflowError) as error:
-            if time.monotonic() > end:
-                raise ConfigError(
-                    f"--coordinator={job.coordinator} cannot be reached from {host_name()} after {start_s} s "
-                    f"({_reason(error)}); start process 0 on that host, and check the address, the port and the "
-                    "firewall"
-                ) from error
-        time.sleep(_PAUSE_S)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
-def _why_not_started(job: Job, start_s: int, words: str) -> str:
-    missing = sorted({int(task) for task in re.findall(r"task:(\d+)", words)} - {job.process_id})
-    if "DEADLINE_EXCEEDED" in words or "imed out" in words:
-        who = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing)) or '(unknown)'}"
-        return (
-            f"{who} of {job.num_processes} did not start within {start_s} s; start "
-            f"{job.num_processes} processes with one --coordinator, each with an id of its own"
-        )
-    return (
-        f"process {job.process_id} of {job.num_processes} cannot join the job at {job.coordinator} "
-        f"({' '.join(words.split())[:300]}); give all processes the same --coordinator and --num_processes, and each "
-        "an id of its own"
-    )
-
-
-def _check_counts(job: Job, start_s: int) -> None:
-    """All were told one number of processes, before anybody waits for one that will never come."""
-    client, place = jax_client(), "raserec_jax/num_processes"
-    client.key_value_set(f"{place}/{job.process_id}", str(job.num_processes))
-    told = {job.process_id: job.num_processes}
-    told[0] = int(client.blocking_key_value_get(f"{place}/0", start_s * 1000))
-    for one in range(1, told[0]):
-        told[one] = int(client.blocking_key_value_get(f"{place}/{one}", start_s * 1000))
-    for one, count in sorted(told.items()):
-        if count != told[0]:
-            raise ConfigError(
-                f"process {one} was started with --num_processes={count}, process 0 with {told[0]}; give all the same "
-                "number"
-            )
