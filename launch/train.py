@@ -15,6 +15,7 @@ from raserec_jax.errors import ConfigError
 cli.config_flag()
 _WORKDIR = cli.workdir_flag()
 cli.mesh_flag()
+cli.process_flags()
 _STAGES = flags.DEFINE_list("stages", None, "Stages to run, comma-separated; default all.")
 _SEEDS = flags.DEFINE_list(
     "seeds",

@@ -215,6 +215,8 @@ def _join_job() -> None:
     distributed = importlib.import_module("raserec_jax.distributed")
     job = distributed.read_job(*given)
     distributed.start(job, heartbeat_s=FLAGS["heartbeat_s"].value, start_s=FLAGS["start_s"].value)
+    if not distributed.is_writer():
+        sys.stdout = open(os.devnull, "w")  # for as long as the process lasts
 
 
 def _in_job():

@@ -3,12 +3,14 @@
 Which arrays lie where is `mesh.py`'s business; here are the processes.
 """
 
+from raserec_jax.distributed.arrays import to_host
 from raserec_jax.distributed.meeting import (
     agreed,
     barrier,
     by_writer,
     exchange,
     is_writer,
+    of_writer,
     process_count,
     process_id,
 )
@@ -24,10 +26,12 @@ __all__ = [
     "exchange",
     "is_writer",
     "leave",
+    "of_writer",
     "process_count",
     "process_id",
     "read_job",
     "start",
     "stop_agreed",
+    "to_host",
     "wait_for_verdict",
 ]

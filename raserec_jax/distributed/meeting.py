@@ -9,6 +9,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 from jax._src import distributed
@@ -112,32 +113,42 @@ def barrier(name: str, limit_s: float = LIMIT_S) -> None:
     exchange(name, limit_s=limit_s)
 
 
-def by_writer(name: str, write: Callable[[], None], limit_s: float = LIMIT_S) -> None:
-    """Has process 0 call `write` when all are here, so that nobody still reads what was there; returns when it is done.
+def by_writer(name: str, make: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
+    """What process 0 makes, for all: called when all are here, so that nobody still reads what it may replace.
+
+    Args:
+      name: as `exchange`.
+      make: writes files, or looks at them, where all must see the same; gives a JSON value, or None.
 
     Raises:
-      what `write` raises; the library's own errors are raised on all processes.
+      what `make` raises; the library's own errors are raised on all processes.
     """
     if process_count() == 1:
-        write()
-        return
+        return make()
     barrier(f"{name}, before", limit_s)
-    told = ""
+    answer: dict[str, Any] = {}
     if is_writer():
         try:
-            write()
+            answer["made"] = make()
         except Exception as error:
             kind = type(error).__name__
-            exchange(
-                f"{name}, after",
-                json.dumps([kind if kind in _TOLD else "", str(error)]),
-                limit_s,
-            )
+            answer = {"error": kind if kind in _TOLD else "", "words": str(error)}
+            exchange(f"{name}, after", json.dumps(answer), limit_s)
             raise
-    told = exchange(f"{name}, after", told, limit_s)[0]
-    if told:
-        kind, words = json.loads(told)
-        raise getattr(errors, kind or "LostProcessError")(words if kind else f"{name}: {words}")
+    answer = json.loads(exchange(f"{name}, after", json.dumps(answer), limit_s)[0])
+    if answer.get("error"):
+        raise getattr(errors, answer["error"])(answer["words"])
+    if "error" in answer:
+        raise LostProcessError(f"{name}: process 0 failed: {answer['words']}")
+    return answer["made"]
+
+
+def of_writer(name: str, value: Any) -> Any:
+    """Process 0's of a JSON value that all have: hosts of several kinds may differ in the last bit of a metric, and
+    would then stop at different epochs. Raises LostProcessError as `exchange`."""
+    if process_count() == 1:
+        return value
+    return json.loads(exchange(name, json.dumps(value))[0])
 
 
 def agreed(name: str, value: str, what: str) -> None:
