@@ -21,7 +21,7 @@ REST = "--stages=memory,evaluate"
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Runs:
     """Stage 1, with compiled programs that all tests of this file share."""
-    settings = {"pretrain.stopping.epochs": 4}
+    settings = {"pretrain.stopping.epochs": 6}
     return Runs(tmp_path_factory.mktemp("runs"), ("pretrain",), **settings)
 
 
@@ -105,7 +105,7 @@ def kill(job: Job, workdir, which: int, draw: random.Random) -> None:
     """kill -9 of one process at a random instant after the next checkpoint; the others must end, and name it."""
     before, writer = steps_of(workdir), job.processes[0]
     assert wait_for(writer, lambda: steps_of(workdir) != before), writer.output.read_text()
-    time.sleep(draw.uniform(0, 0.5))
+    time.sleep(draw.uniform(0, 0.1))
     job.processes[which].kill()
     for one, (code, output) in enumerate(job.ends()):
         if one == which:
