@@ -189,9 +189,9 @@ def fit(
             run.epoch, run.sums = run.epoch + 1, {}
             run.save(best)
             if stop.asked():
-                run.saver.wait()
+                run.finish_saving()
                 raise Interrupted(f"{stage}: stopped after epoch {run.epoch}, state saved")
-    barrier(f"{stage}: saved")
+    barrier(f"{stage}: all saved")
     if stop.asked():  # it came while the last save was under way
         raise Interrupted(f"{stage}: stopped at its end, state saved")
     params, meta = checkpoints.restore(best_folder, served(run.template.params))
@@ -313,6 +313,11 @@ class _Fit:
         if is_writer():  # the others have done their part: `on_host` gathers
             self.saver.submit(write)
 
+    def finish_saving(self) -> None:
+        """Returns when what was handed over is on disk, whichever process writes it."""
+        self.saver.wait()
+        barrier(f"{self.stage}: saved")
+
     def check_state(self) -> None:
         """No state is evaluated or saved that is not finite: the loss would show it a step late."""
         if not bool(_all_finite(self.state)):
@@ -355,7 +360,7 @@ class _Fit:
                 if stop.asked() and done < steps:
                     self.check_state()
                     self.save()
-                    self.saver.wait()
+                    self.finish_saving()
                     raise Interrupted(
                         f"{self.stage}: stopped at step {self.steps_done}, state saved"
                     )

@@ -97,9 +97,14 @@ ENVIRONMENTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
 @pytest.mark.parametrize(("scheduler", "read"), [("slurm", of_slurm), ("jobset", of_jobset)])
-def test_what_a_scheduler_starts_on_two_hosts_runs(scheduler, read, tmp_path):
-    runs, port = Runs(tmp_path), free_port()
+def test_what_a_scheduler_starts_on_two_hosts_runs(scheduler, read, runs, tmp_path):
+    port = free_port()
     words = on_loopback(read(tmp_path), port)
     processes = [
         runs.start(tmp_path / "run", *words, environment=ENVIRONMENTS[scheduler](one, port))
@@ -111,10 +116,9 @@ def test_what_a_scheduler_starts_on_two_hosts_runs(scheduler, read, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_a_tpu_slice_starts_runs(tmp_path):
+def test_what_a_tpu_slice_starts_runs(runs, tmp_path):
     """Outside a slice nobody tells of the others: so as a process by itself."""
     words = [word for word in on_loopback(of_tpu(tmp_path), 0) if word != "--coordinator=auto"]
-    runs = Runs(tmp_path)
     code, output = exit_code_and_output(runs.start(tmp_path / "run", *words))
     assert code == 0, output
 
