@@ -17,7 +17,7 @@ from jax._src import distributed
 from raserec_jax import errors
 from raserec_jax.errors import LostProcessError
 
-LIMIT_S = 1800
+LIMIT_S = 1800.0
 """How long the slowest process may take to arrive: others may read, compile or write meanwhile."""
 
 # Errors that mean the same on all processes, and so are told to all.

@@ -43,6 +43,10 @@ from raserec_jax.training.testing import TrainedParts, save_ranks, test_models
 STAGES = ("semantic", "pretrain", "memory", "finetune", "mixing", "control", "evaluate", "report")
 
 
+# Language models may be asked for days; who is lost meanwhile is found by other means.
+_EMBEDDING_S = 7 * 24 * 3600.0
+
+
 class Stages:
     """The stages with what they hand on; each reads its record if it is done.
 
@@ -92,7 +96,7 @@ class Stages:
         """Texts, vectors and neighbours, for SRA-CL; what is there already is read."""
         if not uses_semantics(self.config) or wd.stage_record(self.workdir, "semantic") is not None:
             return
-        wd.finish_stage(self.workdir, "semantic", by_writer("semantic", self._embed))
+        wd.finish_stage(self.workdir, "semantic", by_writer("semantic", self._embed, _EMBEDDING_S))
 
     def _embed(self) -> dict:
         began = time.perf_counter()

@@ -5,7 +5,7 @@ import socket
 
 from tests.resume.runs import Runs, exit_code_and_output
 
-HEARTBEAT_S = 5
+HEARTBEAT_S = 10
 
 
 def free_port() -> int:
