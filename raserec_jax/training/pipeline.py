@@ -15,7 +15,7 @@ from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.preparation import read_filtered
 from raserec_jax.data.splits import split_log
-from raserec_jax.distributed import agreed, by_writer, stop_agreed
+from raserec_jax.distributed import agreed, by_writer, process_count, stop_agreed
 from raserec_jax.errors import ConfigError, Interrupted
 from raserec_jax.mesh import default_devices, mesh_of
 from raserec_jax.metric_writer import MetricWriter
@@ -87,8 +87,9 @@ def train(
     mesh = mesh_of(config)
     if log is None:
         log, item_text = read_data(config)
-    told = json.dumps([wd.identity(config, log), list(stages)], sort_keys=True)
-    agreed("configuration", told, "configuration, other stages or other data")
+    if process_count() > 1:
+        told = json.dumps([wd.identity(config, log), list(stages)], sort_keys=True)
+        agreed("configuration", told, "configuration, other stages or other data")
     folder = Path(workdir)
 
     def open_workdir() -> None:
