@@ -18,6 +18,7 @@ from raserec_jax import cli
 from raserec_jax.errors import EXIT_BUG, EXIT_DONE
 
 _WORKDIR = cli.workdir_flag()
+cli.process_flags()
 _SPLIT = flags.DEFINE_enum("split", "test", ["test", "valid"], "what to evaluate on")
 _ENGINE = flags.DEFINE_enum(
     "engine",

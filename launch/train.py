@@ -5,6 +5,12 @@ python launch/train.py --config=configs/raserec.py --config.data.interactions=lo
 python launch/train.py --config=configs/raserec.py:movielens_100k --workdir=runs/three --seeds=0,1,2
 python launch/train.py --config=configs/raserec.py:movielens_100k --workdir=runs/k5 --pretrained=runs/movielens_100k \\
     --config.memory.top_k=5
+
+On several hosts the same command is given on each, with the address of the first and the number of each; launch/cluster
+has templates for TPU slices, SLURM and Kubernetes:
+
+python launch/train.py --config=configs/raserec.py:movielens_100k --workdir=/shared/runs/movielens_100k \\
+    --coordinator=10.0.0.1:8476 --num_processes=2 --process_id=0
 """
 
 from absl import flags
@@ -15,6 +21,7 @@ from raserec_jax.errors import ConfigError
 cli.config_flag()
 _WORKDIR = cli.workdir_flag()
 cli.mesh_flag()
+cli.process_flags()
 _STAGES = flags.DEFINE_list("stages", None, "Stages to run, comma-separated; default all.")
 _SEEDS = flags.DEFINE_list(
     "seeds",

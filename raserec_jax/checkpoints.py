@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from raserec_jax.distributed import by_writer
 from raserec_jax.durable import flush_path
 from raserec_jax.errors import CheckpointError
 
@@ -50,7 +51,7 @@ def save(folder: Path, tree: Any, meta: dict) -> None:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         if jax.tree.leaves(tree):  # Orbax refuses to save nothing
-            with _reported_here(), ocp.StandardCheckpointer() as checkpointer:
+            with _reported_here(), _checkpointer() as checkpointer:
                 checkpointer.save(building / "tree", tree)
                 checkpointer.wait_until_finished()
         manifest = {"meta": meta, "leaves": _describe(tree), "sha256": _digests(building)}
@@ -83,7 +84,7 @@ def restore(folder: Path, template: Any) -> tuple[Any, dict]:
     if not expected:
         return template, manifest["meta"]
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), template)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         tree = checkpointer.restore(folder / "tree", abstract)
     # What was saved from the host comes back on the host: once onto the device, not at every call.
     return jax.tree.map(jnp.array, tree), manifest["meta"]
@@ -113,7 +114,7 @@ def step_folders(root: Path) -> list[Path]:
 
 
 def restore_newest(root: Path, template: Any) -> tuple[Any, dict] | None:
-    """The newest step that is whole; None if there was never one.
+    """The newest step that is whole; None if there was never one. Of several processes, all call it.
 
     A damaged step is set aside (renamed to `damaged-…`, kept) with one line that says why, and the one before is
     tried. What a killed process left half-written is removed.
@@ -121,6 +122,12 @@ def restore_newest(root: Path, template: Any) -> tuple[Any, dict] | None:
     Raises:
       CheckpointError: there are steps, and all of them are damaged; or a step is of another structure.
     """
+    newest = by_writer("newest checkpoint", lambda: _newest(root))
+    return None if newest is None else restore(Path(root) / newest, template)
+
+
+def _newest(root: Path) -> str | None:
+    """The name of that step's folder."""
     _clear_leftovers(Path(root))
     folders = step_folders(root)
     for folder in reversed(folders):
@@ -130,13 +137,23 @@ def restore_newest(root: Path, template: Any) -> tuple[Any, dict] | None:
             logging.getLogger("raserec_jax").warning("set aside: %s", error)
             _set_aside(folder)
             continue
-        return restore(folder, template)
+        return folder.name
     set_aside = list(Path(root).glob("damaged-*")) if Path(root).is_dir() else []
     if folders or set_aside:
         raise CheckpointError(
             f"{root}: every checkpoint is damaged (kept as damaged-*); delete the folder to train this stage anew"
         )
     return None
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """Orbax as a process by itself uses it: of several, one writes what was gathered, and each reads."""
+    own = jax.process_index()
+    return ocp.StandardCheckpointer(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+        )
+    )
 
 
 def _reason(error: Exception) -> str:

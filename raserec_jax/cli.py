@@ -25,6 +25,7 @@ import os
 import re
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -32,6 +33,7 @@ from ml_collections import ConfigDict, config_flags
 
 from raserec_jax import config_files
 from raserec_jax.errors import (
+    EXIT_BUG,
     EXIT_DONE,
     EXIT_INTERRUPTED,
     EXIT_NON_FINITE,
@@ -40,6 +42,7 @@ from raserec_jax.errors import (
     ConfigError,
     DataError,
     Interrupted,
+    LostProcessError,
     NonFiniteLossError,
 )
 
@@ -96,6 +99,26 @@ def mesh_flag() -> flags.FlagHolder[str]:
         "devices along each axis, as data:-1,model:1: rows of batches lie over data, rows of the item table over "
         "model; -1 = what the other leaves; the same as --config.mesh.data and --config.mesh.model",
     )
+
+
+def process_flags() -> None:
+    """Defines the flags of a job of several processes, which `run` starts before it calls `main`."""
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of process 0, the same for all processes of a job; auto: what the scheduler says (Cloud TPU, SLURM, "
+        "Open MPI); default: this process is by itself",
+    )
+    flags.DEFINE_integer(
+        "num_processes", None, "processes of the job; default: as the scheduler says"
+    )
+    flags.DEFINE_integer(
+        "process_id", None, "which of them this is, 0 to N-1; default: as the scheduler says"
+    )
+    flags.DEFINE_integer(
+        "heartbeat_s", 10, "a process that is silent for so many seconds is lost, and ends the job"
+    )
+    flags.DEFINE_integer("start_s", 300, "how many seconds the other processes are waited for")
 
 
 def integers(flag: str, values: list[str]) -> list[int]:
@@ -182,15 +205,36 @@ def _keep_compiled() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
+def _join_job() -> None:
+    """Starts what the flags of `process_flags` describe; nothing where there are none, or they are not given."""
+    if "coordinator" not in FLAGS:
+        return
+    given = [FLAGS[name].value for name in ("coordinator", "num_processes", "process_id")]
+    if given == [None, None, None]:
+        return
+    distributed = importlib.import_module("raserec_jax.distributed")
+    job = distributed.read_job(*given)
+    distributed.start(job, heartbeat_s=FLAGS["heartbeat_s"].value, start_s=FLAGS["start_s"].value)
+    if not distributed.is_writer():
+        sys.stdout = open(os.devnull, "w")  # for as long as the process lasts
+
+
+def _in_job():
+    """The module of the processes of a job, if this is one of several; else None."""
+    distributed = sys.modules.get("raserec_jax.distributed")
+    return distributed if distributed and distributed.process_count() > 1 else None
+
+
 def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     try:
         _keep_compiled()
+        _join_job()
         return main(argv) or EXIT_DONE
     except (app.UsageError, DataError, ConfigError, CheckpointError) as error:
         return _complain(error, EXIT_USER)
     except NonFiniteLossError as error:
         return _complain(error, EXIT_NON_FINITE)
-    except Interrupted as stop:
+    except (Interrupted, LostProcessError) as stop:
         return _complain(stop, EXIT_INTERRUPTED, label="interrupted")
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
@@ -205,6 +249,12 @@ def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     except KeyboardInterrupt:
         message = "run the same command again to go on from what was saved"
         return _complain(message, EXIT_INTERRUPTED, label="interrupted")
+    except Exception as error:
+        if (distributed := _in_job()) is None:
+            raise
+        distributed.wait_for_verdict(error)
+        traceback.print_exc()
+        return EXIT_BUG
 
 
 def _complain(message: object, exit_code: int, label: str = "error") -> int:
@@ -228,6 +278,8 @@ def _leave(exit_code: int) -> int:
             stream.flush()
         except OSError as error:
             exit_code = exit_code or _complain(f"output is lost ({error.strerror})", EXIT_USER)
+    if (distributed := _in_job()) is not None:
+        distributed.leave(exit_code)
     if exit_code == EXIT_DONE:
         return exit_code
     logging.flush()

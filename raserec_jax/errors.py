@@ -27,5 +27,9 @@ class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the last good checkpoint is kept."""
 
 
+class LostProcessError(RuntimeError):
+    """Another process of the job is gone, or does not come where all have to meet; run again to go on."""
+
+
 class Interrupted(Exception):  # noqa: N818 - not an error: state was saved, run again to go on
     """A stop was asked for (SIGTERM or SIGINT) and the state was saved."""

@@ -52,7 +52,7 @@ ALLOWED = {
     },
     "presets": {"config_rules", "semantic"},
     "config_rules": {"semantic"},
-    "checkpoints": set(),
+    "checkpoints": {"distributed"},
     "distributed": set(),
     "metric_writer": set(),
 }

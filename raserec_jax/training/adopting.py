@@ -69,7 +69,8 @@ def adopt_pretraining(
         if stage not in taken:
             continue
         record = wd.stage_record(other, stage)
-        wd.finish_stage(workdir, stage, {**record, "taken_from": str(other)})
+        path = workdir / "stages" / f"{stage}.json"
+        wd.write_record(path, {**record, "taken_from": str(other)})
     return (
         f"{' and '.join(filter(None, [', '.join(taken[:-1]), taken[-1]]))}: taken over from {other}"
     )

@@ -142,6 +142,9 @@ def bytes_on_device(tree: Any) -> int:
 
 def memory_limit(devices: list) -> tuple[int, str]:
     """(bytes that each of the devices has, where they come from)."""
+    devices = [
+        one for one in devices if one.process_index == jax.process_index()
+    ]  # others cannot be asked
     told = devices[0].memory_stats() or {}
     if "bytes_limit" in told:
         return int(told["bytes_limit"]), "the device's"

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from raserec_jax import checkpoints
 from raserec_jax.batching.windows import prefix_windows
 from raserec_jax.data.splits import Split
+from raserec_jax.distributed import by_writer
 from raserec_jax.evaluation.evaluator import evaluate_ranks
 from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.models.encoder import repeat_bias
@@ -145,5 +146,6 @@ def _untrained(params: dict, evaluate: Callable, metric: str, tools: Tools) -> F
     protocol, name = metric.split("/")
     value = float(valid[protocol][name])
     meta = {"stage": "finetune", "epoch": -1, "valid": valid, "value": value}
-    checkpoints.save(tools.workdir / "best" / "finetune", params, meta)
+    best = tools.workdir / "best" / "finetune"
+    by_writer("finetune: saved", lambda: checkpoints.save(best, params, meta))
     return FitResult(params, -1, value, 0, valid, 0.0, 0.0)

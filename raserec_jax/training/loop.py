@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from raserec_jax import checkpoints
 from raserec_jax.batching.prefetch import Prefetch
 from raserec_jax.batching.record_feed import Calls
+from raserec_jax.distributed import barrier, is_writer, of_writer
 from raserec_jax.errors import CheckpointError, Interrupted, NonFiniteLossError
 from raserec_jax.mesh import REPLICATED, everywhere, pinned, put, put_tree, use, without_padding
 from raserec_jax.training.early_stopping import EarlyStopping, should_stop, update
@@ -176,6 +177,7 @@ def fit(
             averages = run.train_epoch(bar, stop)
             run.check_state()
             valid = evaluate(served(run.unspread(run.state.params)))
+            valid = of_writer(f"{stage}: validation", valid)
             value = _metric(valid, settings.metric)
             run.stopping = update(run.stopping, value, run.epoch)
             best = None
@@ -186,10 +188,11 @@ def fit(
             bar.line(run.epoch_line(averages["loss"], valid))
             run.epoch, run.sums = run.epoch + 1, {}
             run.save(best)
-            if stop.is_set:
-                run.saver.wait()
+            if stop.asked():
+                run.finish_saving()
                 raise Interrupted(f"{stage}: stopped after epoch {run.epoch}, state saved")
-    if stop.is_set:  # it came while the last save was under way
+    barrier(f"{stage}: all saved")
+    if stop.asked():  # it came while the last save was under way
         raise Interrupted(f"{stage}: stopped at its end, state saved")
     params, meta = checkpoints.restore(best_folder, served(run.template.params))
     _check_best(best_folder, meta["epoch"] == run.stopping.best_epoch)
@@ -307,7 +310,13 @@ class _Fit:
                 checkpoints.save(self.best_folder, self.served(state.params), best)
             checkpoints.save_step(self.folder, step, state, meta, keep=self.settings.keep)
 
-        self.saver.submit(write)
+        if is_writer():  # the others have done their part: `on_host` gathers
+            self.saver.submit(write)
+
+    def finish_saving(self) -> None:
+        """Returns when what was handed over is on disk, whichever process writes it."""
+        self.saver.wait()
+        barrier(f"{self.stage}: saved")
 
     def check_state(self) -> None:
         """No state is evaluated or saved that is not finite: the loss would show it a step late."""
@@ -348,10 +357,10 @@ class _Fit:
                 done += count
                 bar.update(count, loss=float(losses.mean()) if len(losses) else float("nan"))
                 self.saver.check()
-                if stop.is_set and done < steps:
+                if stop.asked() and done < steps:
                     self.check_state()
                     self.save()
-                    self.saver.wait()
+                    self.finish_saving()
                     raise Interrupted(
                         f"{self.stage}: stopped at step {self.steps_done}, state saved"
                     )

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from raserec_jax.errors import CheckpointError
+from raserec_jax.distributed import by_writer, process_count
+from raserec_jax.errors import CheckpointError, ConfigError
 from raserec_jax.retrieval.eligibility import Queries, audit
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved, load_retrieved, save_retrieved
@@ -42,9 +43,21 @@ def audited(name: str, found: Retrieved, bank: MemoryBank, queries: Queries, rul
         )
 
 
+def _engine(settings) -> str:
+    """What all processes of a job find the same with: ScaNN has no seed."""
+    if process_count() == 1:
+        return settings.engine
+    if settings.engine == "scann":
+        raise ConfigError(
+            "config.memory.engine=scann searches in one process, each build differently; with several processes use "
+            "exact, which they share, or auto"
+        )
+    return "exact"
+
+
 def _searcher(settings, bank: MemoryBank, top_k: int, mesh: Mesh | None) -> Searcher:
     return make_searcher(
-        settings.engine,
+        _engine(settings),
         bank,
         eligibility=settings.eligibility,
         top_k=top_k,
@@ -89,11 +102,14 @@ class MemorySearch:
             found = self.searcher.search(queries, self.top_k)
             jax.block_until_ready(found)
             self.report["search_s"] += time.perf_counter() - began
-            # The account first: neighbours that are there are not searched again, and so not accounted for again.
-            write_record(self.account, self.report)
-            save_retrieved(path, found, bank_fingerprint=bank.fingerprint)
+            by_writer(f"neighbours of {name}", lambda: self._save(path, found, bank))
         audited(name, found, bank, queries, self.settings.eligibility)
         return found
+
+    def _save(self, path: Path, found: Retrieved, bank: MemoryBank) -> None:
+        # The account first: neighbours that are there are not searched again, and so not accounted for again.
+        write_record(self.account, self.report)
+        save_retrieved(path, found, bank_fingerprint=bank.fingerprint)
 
     def _saved(self, path: Path, bank: MemoryBank, queries: Queries) -> Retrieved | None:
         if not path.exists():

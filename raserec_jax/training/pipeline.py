@@ -1,5 +1,6 @@
 """train(): all stages of a configuration in order, each resumable, everything in one workdir."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.preparation import read_filtered
 from raserec_jax.data.splits import split_log
-from raserec_jax.errors import ConfigError
+from raserec_jax.distributed import agreed, by_writer, process_count, stop_agreed
+from raserec_jax.errors import ConfigError, Interrupted
 from raserec_jax.mesh import default_devices, mesh_of
 from raserec_jax.metric_writer import MetricWriter
 from raserec_jax.training import workdir as wd
@@ -85,14 +87,22 @@ def train(
     mesh = mesh_of(config)
     if log is None:
         log, item_text = read_data(config)
-    with wd.locked(workdir):
-        folder = wd.open_workdir(workdir, config)
+    if process_count() > 1:
+        told = json.dumps([wd.identity(config, log), list(stages)], sort_keys=True)
+        agreed("configuration", told, "configuration, other stages or other data")
+    folder = Path(workdir)
+
+    def open_workdir() -> None:
+        wd.open_workdir(folder, config)
         wd.keep_log(folder, log, item_text)
         if pretrained is not None:
             taken = adopt_pretraining(folder, pretrained, config, log)
             if taken:
                 print(taken, flush=True)
-        tools = {"mesh": mesh, "profile_steps": profile_steps}
+
+    tools = {"mesh": mesh, "profile_steps": profile_steps}
+    with wd.locked(workdir):
+        by_writer("workdir", open_workdir)
         return _train(config, log, item_text, folder, stages, tools)
 
 
@@ -117,6 +127,8 @@ def _train(config, log, item_text, folder: Path, stages: Sequence[str], tools: d
         )
         for stage in STAGES:
             if stage in stages:
+                if stop_agreed():
+                    raise Interrupted(f"stopped before {stage}; what is finished was kept")
                 run.announce(stage)
                 getattr(run, stage)()
     return Run(folder, run.results)

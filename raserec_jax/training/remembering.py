@@ -22,6 +22,7 @@ from raserec_jax.batching.windows import (
     prefix_windows,
 )
 from raserec_jax.data.splits import Split
+from raserec_jax.distributed import by_writer
 from raserec_jax.encoding import (
     EvaluationSet,
     encode_rows,
@@ -185,7 +186,7 @@ def run_memory(
             f"config.memory.top_k={config.memory.top_k} but the bank has {train_bank.rows} entries; "
             "lower config.memory.top_k or give more interactions"
         )
-    full_bank.save(workdir / name, fingerprint, repair=True)
+    by_writer(f"{name}: bank", lambda: full_bank.save(workdir / name, fingerprint, repair=True))
     top_k = min(max(config.memory.top_k, config.mixing.top_k), train_bank.rows)
     search = MemorySearch(config.memory, workdir / name, top_k, mesh)
     asked = {

@@ -6,14 +6,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import numpy as np
 
+from raserec_jax.distributed import to_host
 from raserec_jax.errors import CheckpointError
 
 
 def host_copy(tree: Any) -> Any:
-    """The arrays of a tree on the host, in memory of their own: the next step takes the device's over (donation)."""
-    return jax.tree.map(lambda leaf: np.array(leaf), tree)
+    """The arrays of a tree on the host, in memory of their own: the next step takes the device's over (donation).
+
+    What lies over several processes is gathered: all of them call this together.
+    """
+    return jax.tree.map(to_host, tree)
 
 
 class Saver:

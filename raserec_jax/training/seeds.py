@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raserec_jax.data.storage import PathLike
+from raserec_jax.distributed import by_writer
 from raserec_jax.errors import ConfigError
 from raserec_jax.report.results import write_json_atomic
 from raserec_jax.report.seeds import COLUMNS, gain_sentences, spread_text, write_seeds_report
@@ -53,10 +54,14 @@ def train_seeds(
         "rows": summarize(results),
         "gains": summarize_gains(results),
     }
+    by_writer("seeds", lambda: _write(workdir, summary))
+    return summary
+
+
+def _write(workdir: PathLike, summary: dict[str, Any]) -> None:
     write_json_atomic(Path(workdir) / SEEDS_FILE, summary)
     if summary["rows"]:
         print(f"report: {write_seeds_report(workdir, summary)}", flush=True)
-    return summary
 
 
 def summarize(results: Sequence[dict]) -> list[dict]:

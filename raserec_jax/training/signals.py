@@ -4,6 +4,9 @@
 anywhere, since whatever it writes is written whole or not at all. Python's handlers wait until the main thread is back
 from a long compilation or device call, so the second signal is a thread's business. The exit code is then that of
 shells, 128 + the signal's number.
+
+In a job of several processes SIGTERM is JAX's: it tells all processes, and they agree on where to stop
+(`distributed.stop_agreed`), between two device calls or two stages. SIGINT is passed on as SIGTERM.
 """
 
 import contextlib
@@ -12,6 +15,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from raserec_jax.distributed import process_count, stop_agreed
 from raserec_jax.errors import Interrupted
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -24,8 +28,17 @@ class StopFlag:
         self.is_set = False
         self._restoring = contextlib.ExitStack()
 
+    def asked(self) -> bool:
+        """Whether to stop here; in a job of several processes all of them ask, at the same places."""
+        return self.is_set or stop_agreed()
+
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
+            if process_count() > 1:
+                self._restoring.callback(
+                    signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, _as_sigterm)
+                )
+                return self
             self._restoring.enter_context(_second_signal_ends_the_process())
             for number in _STOPPING:
                 self._restoring.callback(
@@ -43,6 +56,10 @@ class StopFlag:
 
     def __exit__(self, *exc_info):
         self._restoring.close()
+
+
+def _as_sigterm(number, frame):
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Leave(StopFlag):

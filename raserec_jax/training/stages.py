@@ -13,6 +13,7 @@ import numpy as np
 from raserec_jax import checkpoints
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.splits import Split
+from raserec_jax.distributed import by_writer
 from raserec_jax.errors import ConfigError
 from raserec_jax.models.memory_reader import reader_weights
 from raserec_jax.progress import Progress
@@ -40,6 +41,10 @@ from raserec_jax.training.semantic_stage import uses_semantics
 from raserec_jax.training.testing import TrainedParts, save_ranks, test_models
 
 STAGES = ("semantic", "pretrain", "memory", "finetune", "mixing", "control", "evaluate", "report")
+
+
+# Language models may be asked for days; who is lost meanwhile is found by other means.
+_EMBEDDING_S = 7 * 24 * 3600.0
 
 
 class Stages:
@@ -91,12 +96,14 @@ class Stages:
         """Texts, vectors and neighbours, for SRA-CL; what is there already is read."""
         if not uses_semantics(self.config) or wd.stage_record(self.workdir, "semantic") is not None:
             return
+        wd.finish_stage(self.workdir, "semantic", by_writer("semantic", self._embed, _EMBEDDING_S))
+
+    def _embed(self) -> dict:
         began = time.perf_counter()
         embedded = self._get_semantic()
         self.say(semantic_summary(embedded))
         record = {"folder": str(embedded.folder), "pool": embedded.tables.pool}
-        record |= {"quality": embedded.quality, "seconds": time.perf_counter() - began}
-        wd.finish_stage(self.workdir, "semantic", record)
+        return record | {"quality": embedded.quality, "seconds": time.perf_counter() - began}
 
     def pretrain(self) -> None:
         """Stage 1."""
@@ -227,25 +234,30 @@ class Stages:
             found = noise_study(self.config, self.encoder, self.split, memory, parts, share)
             for name, metrics in found.items():
                 details[name].setdefault("noise", {})[str(share)] = metrics
-        users = self.split.log.user_labels[np.flatnonzero(self.split.test_position > 0)]
-        save_ranks(self.workdir / "ranks.npz", ranks, users)
         self.results, timings = assemble_results(self.config, self.split, records, ranks, details)
-        write_results(self.workdir, self.results)
-        write_json_atomic(self.workdir / "timings.json", timings)
+        samples = None
         if memory is not None:
             samples = show_samples(
                 self.config, self.split, self.text, memory, parts, self.config.evaluation.samples
             )
-            write_json_atomic(self.workdir / "samples.json", samples)
+        by_writer("evaluate: results", lambda: self._write_results(ranks, timings, samples))
         wd.finish_stage(self.workdir, "evaluate", _evaluated(records, path))
         self.say(format_results_table(self.results))
+
+    def _write_results(self, ranks: dict, timings: dict, samples: Any) -> None:
+        users = self.split.log.user_labels[np.flatnonzero(self.split.test_position > 0)]
+        save_ranks(self.workdir / "ranks.npz", ranks, users)
+        write_results(self.workdir, self.results)
+        write_json_atomic(self.workdir / "timings.json", timings)
+        if samples is not None:
+            write_json_atomic(self.workdir / "samples.json", samples)
 
     def report(self) -> None:
         """Plots and report.html."""
         if not self.results and (self.workdir / "results.json").exists():
             self.results = read_json(self.workdir / "results.json")
         if self.results:
-            self.say(f"report: {write_report(self.workdir)}")
+            by_writer("report", lambda: self.say(f"report: {write_report(self.workdir)}"))
 
     def _fit_stage(self, stage: str, run, tell=lambda best: {}) -> None:
         if wd.stage_record(self.workdir, stage) is not None:

@@ -18,13 +18,13 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
 from raserec_jax.config_rules import AS_BEFORE
 from raserec_jax.data.interactions import ITEMS_FILE, InteractionLog
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.storage import PathLike
+from raserec_jax.distributed import by_writer, is_writer
 from raserec_jax.errors import CheckpointError, ConfigError
 from raserec_jax.report.results import read_json, write_bytes_atomic, write_json_atomic
 from raserec_jax.retrieval.memory_bank import MemoryBank
@@ -70,7 +70,7 @@ def locked(workdir: PathLike) -> Iterator[None]:
     Raises:
       ConfigError: another process has it, or the workdir cannot be written.
     """
-    if jax.process_index() != 0:
+    if not is_writer():
         yield
         return
     path = Path(workdir) / LOCK_FILE
@@ -220,8 +220,9 @@ def stage_record(workdir: Path, stage: str) -> dict | None:
 
 
 def finish_stage(workdir: Path, stage: str, record: dict) -> dict:
-    """Marks a stage as done."""
-    write_record(workdir / "stages" / f"{stage}.json", record)
+    """Marks a stage as done, once all processes are through with it."""
+    path = workdir / "stages" / f"{stage}.json"
+    by_writer(f"{stage}: record", lambda: write_record(path, record))
     return record
 
 

@@ -8,6 +8,8 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -63,7 +65,13 @@ class Runs:
         self.settings = _SETTINGS | settings
         self._numbers = itertools.count()
 
-    def start(self, workdir: pathlib.Path, *flags: str, most_bytes: int | None = None):
+    def start(
+        self,
+        workdir: pathlib.Path,
+        *flags: str,
+        most_bytes: int | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ):
         """A process that trains in `workdir`; no file that it writes may be larger than `most_bytes`."""
         values = self.settings | {"data.interactions": self.log}
         command = [
@@ -73,20 +81,21 @@ class Runs:
             *(f"--config.{name}={value}" for name, value in values.items()),
             *flags,
         ]
-        environment = {
+        variables = {
             **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": " ".join(_XLA_FLAGS),
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            **environment,
         }
         output = self.folder / f"out{next(self._numbers)}"
         with output.open("wb") as file:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=environment,
+                env=variables,
                 stdout=file if most_bytes is None else subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )

@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_refused(tiny_workdir, tmp_path):
 
 def test_a_kill_while_copying_leaves_nothing_half(tiny_workdir, tmp_path, monkeypatch):
     log, copied = generated_log(), shutil.copytree(tiny_workdir, tmp_path / "a")
-    monkeypatch.setattr(adopting.wd, "finish_stage", lambda *_: 1 / 0)
+    monkeypatch.setattr(adopting.wd, "write_record", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tiny_config(), log, tmp_path / "b", stages=["memory"], pretrained=copied)
     monkeypatch.undo()

@@ -1,0 +1,49 @@
+"""Jobs of several real processes on loopback, which train with launch/train.py on a small generated log."""
+
+import pathlib
+import socket
+
+from tests.resume.runs import Runs, exit_code_and_output
+
+HEARTBEAT_S = 10
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+class Job:
+    """The processes of a job, by their ids; as a context, none is left behind."""
+
+    def __init__(self, runs: Runs, workdir: pathlib.Path, count: int, *flags: str):
+        port = free_port()
+        self.processes = [
+            runs.start(
+                workdir,
+                f"--coordinator=127.0.0.1:{port}",
+                f"--num_processes={count}",
+                f"--process_id={one}",
+                f"--heartbeat_s={HEARTBEAT_S}",
+                *flags,
+            )
+            for one in range(count)
+        ]
+
+    def ends(self) -> list[tuple[int, str]]:
+        """Exit code and output of each process, once all have ended."""
+        return [exit_code_and_output(process) for process in self.processes]
+
+    def finish(self) -> None:
+        """Waits for the end, which must be a good one."""
+        for code, output in self.ends():
+            assert code == 0, output
+
+    def __enter__(self) -> "Job":
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()

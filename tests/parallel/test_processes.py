@@ -1,0 +1,164 @@
+"""Two and four real processes: they end as one process does, and go on after kill -9 and SIGTERM of any of them."""
+
+import random
+import re
+import shutil
+import signal
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from raserec_jax import checkpoints
+from raserec_jax.report.results import read_json
+from tests.parallel.jobs import Job
+from tests.resume.runs import Runs, assert_same_run, wait_for
+
+REST = "--stages=memory,evaluate"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    """Stage 1, with compiled programs that all tests of this file share."""
+    settings = {"pretrain.stopping.epochs": 6}
+    return Runs(tmp_path_factory.mktemp("runs"), ("pretrain",), **settings)
+
+
+@pytest.fixture(scope="module")
+def of_one(runs, tmp_path_factory):
+    """The workdir of one process after stage 1."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    runs.finish(workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def of_two(runs, tmp_path_factory):
+    """The same of two processes."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    with Job(runs, workdir, 2) as job:
+        job.finish()
+    return workdir
+
+
+def arrays_of(folder):
+    """Name -> array of a checkpoint."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(folder.absolute() / "tree")
+    found = {}
+
+    def keep(prefix, value):
+        if isinstance(value, dict):
+            for name, one in value.items():
+                keep(f"{prefix}/{name}", one)
+        elif isinstance(value, (list, tuple)):
+            for place, one in enumerate(value):
+                keep(f"{prefix}/{place}", one)
+        elif value is not None:
+            found[prefix] = np.asarray(value)
+
+    keep("", tree)
+    return found
+
+
+def assert_close_run(workdir, expected):
+    """Best parameters and the last state of stage 1 are close, the metrics the same."""
+    for part in ("best", "checkpoints"):
+        folders = [place / part / "pretrain" for place in (workdir, expected)]
+        if part == "checkpoints":
+            folders = [checkpoints.step_folders(folder)[-1] for folder in folders]
+            assert folders[0].name == folders[1].name
+        one, other = (arrays_of(folder) for folder in folders)
+        assert set(one) == set(other)
+        for name, array in other.items():
+            np.testing.assert_allclose(one[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+    one, other = (
+        read_json(place / "stages" / "pretrain.json")["valid"] for place in (workdir, expected)
+    )
+    assert one == other
+
+
+def steps_of(workdir) -> list[str]:
+    return [folder.name for folder in checkpoints.step_folders(workdir / "checkpoints/pretrain")]
+
+
+def test_two_processes_train_as_one_does(of_one, of_two):
+    assert_close_run(of_two, of_one)
+
+
+def test_two_processes_search_and_evaluate_exactly_as_one_does(runs, of_one, tmp_path):
+    """From the same parameters: bank, neighbours, ranks and results are the same bits."""
+    one, two = (shutil.copytree(of_one, tmp_path / name) for name in ("one", "two"))
+    runs.finish(one, REST)
+    with Job(runs, two, 2, REST) as job:
+        job.finish()
+    results = [read_json(place / "results.json") for place in (one, two)]
+    assert results[0].pop("devices") != results[1].pop("devices")
+    assert results[0] == results[1]
+    for place in (one, two):
+        (place / "results.json").unlink()
+    assert_same_run(two, one)
+
+
+def kill(job: Job, workdir, which: int, draw: random.Random) -> None:
+    """kill -9 of one process at a random instant after the next checkpoint; the others must end, and name it."""
+    before, writer = steps_of(workdir), job.processes[0]
+    assert wait_for(writer, lambda: steps_of(workdir) != before), writer.output.read_text()
+    time.sleep(draw.uniform(0, 0.1))
+    job.processes[which].kill()
+    for one, (code, output) in enumerate(job.ends()):
+        if one == which:
+            assert code == -signal.SIGKILL, output
+            continue
+        assert code == 4, output
+        last, lost = output.splitlines()[-1], job.processes[which].pid
+        assert re.match(rf"interrupted: process {which} \(.*, process id {lost}\) is lost", last)
+        assert "same command" in last
+
+
+def test_killed_jobs_end_with_the_same_bits(runs, of_two, tmp_path):
+    """kill -9 of a process, then of the one that writes and coordinates; then to the end."""
+    workdir, draw = tmp_path / "run", random.Random(7)
+    for which in (1, 0):
+        with Job(runs, workdir, 2) as job:
+            kill(job, workdir, which, draw)
+    with Job(runs, workdir, 2) as job:
+        job.finish()
+    assert_same_run(workdir, of_two)
+
+
+def test_a_sigterm_to_one_of_four_stops_all_and_one_process_goes_on(runs, of_one, tmp_path):
+    """All save the same step, on a mesh over which the item table is spread, and end with exit code 4."""
+    workdir = tmp_path / "run"
+    with Job(runs, workdir, 4, "--mesh=data:2,model:2") as job:
+        writer = job.processes[0]
+        assert wait_for(writer, lambda: steps_of(workdir)), writer.output.read_text()
+        job.processes[3].terminate()
+        ends = job.ends()
+    assert [code for code, _ in ends] == [4] * 4, ends
+    said = {output.splitlines()[-1] for _, output in ends}
+    assert len(said) == 1 and re.match(
+        r"interrupted: pretrain: stopped .* state saved$", said.pop()
+    )
+    runs.finish(workdir)
+    assert_close_run(workdir, of_one)
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_instants_change_no_bit(runs, of_two, tmp_path):
+    draw, killed, compared = random.Random(10), 0, 0
+    while killed < 10:
+        workdir = tmp_path / f"run{compared}"
+        with Job(runs, workdir, 2) as job:
+            time.sleep(draw.uniform(0, 20))
+            process = job.processes[draw.randrange(2)]
+            killed += process.poll() is None
+            process.kill()
+            codes = [code for code, _ in job.ends()]
+        if codes == [0, 0]:
+            assert_same_run(workdir, of_two)
+            compared += 1
+    with Job(runs, workdir, 2) as job:
+        job.finish()
+    assert_same_run(workdir, of_two)
