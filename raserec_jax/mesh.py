@@ -107,6 +107,13 @@ def default_devices() -> list:
     return jax.devices(chosen)[:1] if isinstance(chosen, str) else [chosen]
 
 
+def within_process(mesh: Mesh | None) -> Mesh | None:
+    """The mesh, if all its devices are this process's: several processes each evaluate and search on one device."""
+    if mesh is None or any(one.process_index != jax.process_index() for one in mesh.devices.flat):
+        return None
+    return mesh
+
+
 def placed(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
     """Where an array of this kind lies on this mesh."""
     return NamedSharding(mesh, spec)

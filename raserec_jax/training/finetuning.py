@@ -13,6 +13,7 @@ from raserec_jax.data.splits import Split
 from raserec_jax.distributed import by_writer
 from raserec_jax.evaluation.evaluator import evaluate_ranks
 from raserec_jax.evaluation.ranking import Scores
+from raserec_jax.mesh import within_process
 from raserec_jax.models.encoder import repeat_bias
 from raserec_jax.training.finetune_objective import MemoryConstants, finetune_task
 from raserec_jax.training.loop import FitResult, FitSettings, fit
@@ -40,17 +41,16 @@ def run_finetuning(
     memory: Memory,
     split: Split,
     tools: Tools,
-    mesh: Mesh | None = None,
 ) -> FitResult:
     """Trains the reader, and the encoder too if `config.finetune.train_encoder`.
 
     With the encoder frozen everything else is a constant on the device, and nothing is searched. Where there is nothing
-    to train, the reader is evaluated as it is: no epoch is run. `mesh`: over which it is evaluated; None = one device.
+    to train, the reader is evaluated as it is: no epoch is run.
 
     Returns:
       Parameters: the reader's, or {"reader", "encoder"} if both were trained.
     """
-    reader = make_reader(config)
+    reader, mesh = make_reader(config), within_process(tools.mesh)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     dim = encoder_params["item_table"].shape[1]
     params = jax.jit(reader.init)(

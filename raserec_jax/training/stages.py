@@ -15,6 +15,7 @@ from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.splits import Split
 from raserec_jax.distributed import by_writer
 from raserec_jax.errors import ConfigError
+from raserec_jax.mesh import within_process
 from raserec_jax.models.memory_reader import reader_weights
 from raserec_jax.progress import Progress
 from raserec_jax.recommend.loading import FINETUNED_MEMORY
@@ -57,6 +58,7 @@ class Stages:
         self.config, self.split, self.text, self.workdir = config, split, text, workdir
         self.tools = Tools(workdir, writer, Progress, wd.identity(config, split.log), **tools)
         self.encoder = make_encoder(config, split.log.num_items)
+        self.mesh = within_process(self.tools.mesh)  # of what is evaluated and searched
         self.results: dict = {}
         self._memory: Memory | None = None
         self._semantic: Embedded | None = None
@@ -177,6 +179,7 @@ class Stages:
                 part.evaluation,
                 self.config.mixing,
                 seed=self.config.seed,
+                mesh=self.mesh,
             )
             record[name] = {**mixture._asdict(), "valid": valid}
             self.say(
@@ -229,7 +232,9 @@ class Stages:
         if self.config.finetune.train_encoder and parts.reader_params is not None:
             own, own_memory = self._behind_reader()
             parts = parts._replace(reader_encoder_params=own, reader_memory=own_memory)
-        ranks, details = test_models(self.config, self.encoder, self.split, memory, parts)
+        ranks, details = test_models(
+            self.config, self.encoder, self.split, memory, parts, self.mesh
+        )
         for share in self.config.evaluation.noise:
             found = noise_study(self.config, self.encoder, self.split, memory, parts, share)
             for name, metrics in found.items():
@@ -311,6 +316,7 @@ class Stages:
                 self.workdir,
                 name=FINETUNED_MEMORY,
                 for_training=False,
+                mesh=self.mesh,
             )
         return params, self._finetuned_memory
 
@@ -336,7 +342,9 @@ class Stages:
     def _get_memory(self) -> Memory:
         if self._memory is None:
             params = self._best("pretrain")
-            self._memory = run_memory(self.config, self.encoder, params, self.split, self.workdir)
+            self._memory = run_memory(
+                self.config, self.encoder, params, self.split, self.workdir, mesh=self.mesh
+            )
         return self._memory
 
 

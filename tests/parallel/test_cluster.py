@@ -102,7 +102,10 @@ def runs(tmp_path_factory) -> Runs:
     return Runs(tmp_path_factory.mktemp("runs"))
 
 
-@pytest.mark.parametrize(("scheduler", "read"), [("slurm", of_slurm), ("jobset", of_jobset)])
+@pytest.mark.parametrize(
+    ("scheduler", "read"),
+    [("slurm", of_slurm), pytest.param("jobset", of_jobset, marks=pytest.mark.slow)],
+)
 def test_what_a_scheduler_starts_on_two_hosts_runs(scheduler, read, runs, tmp_path):
     port = free_port()
     words = on_loopback(read(tmp_path), port)
