@@ -36,8 +36,17 @@ def on_one_device(name):
     return made, steps_on(None, *made)[:2]
 
 
+# Each compiles two programs; the others run with -m slow.
+ALWAYS = {("full, contrast", (2, 4)), ("sampled", (4, 2)), ("SRA-CL", (4, 2)), ("stage 2", (4, 2))}
+
+
 @pytest.mark.parametrize(
-    ("name", "shape"), [(name, shape) for name, shapes in MESHES.items() for shape in shapes]
+    ("name", "shape"),
+    [
+        pytest.param(name, shape, marks=[] if (name, shape) in ALWAYS else pytest.mark.slow)
+        for name, shapes in MESHES.items()
+        for shape in shapes
+    ],
 )
 def test_steps_are_those_of_one_device(name, shape):
     made, (losses, state) = on_one_device(name)
