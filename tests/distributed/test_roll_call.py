@@ -1,5 +1,6 @@
 """The roll call over real sockets, in threads: who comes, who does not, and who does not belong."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -125,11 +126,10 @@ def test_a_coordinator_that_cannot_be_reached_is_named(host, port):
 def test_something_else_behind_the_port_is_told(port):
     def talk():
         with socket.create_server(("127.0.0.1", port)) as listener:
-            listener.settimeout(5)
+            listener.settimeout(0.1)
             while not done.is_set():
-                connection = listener.accept()[0]
-                connection.sendall(b"SSH-2.0-OpenSSH\r\n")
-                connection.close()
+                with contextlib.suppress(TimeoutError), listener.accept()[0] as connection:
+                    connection.sendall(b"SSH-2.0-OpenSSH\r\n")
 
     done = threading.Event()
     other = threading.Thread(target=talk, daemon=True)
@@ -137,6 +137,7 @@ def test_something_else_behind_the_port_is_told(port):
     with pytest.raises(ConfigError, match="something else listens there"):
         comes(port, 1, 2, limit_s=1.0)
     done.set()
+    other.join()
 
 
 def _connected(port: int) -> socket.socket:

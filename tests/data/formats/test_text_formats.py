@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from raserec_jax.constants import FORMATS
 from raserec_jax.data import sources
-from raserec_jax.data.formats.registry import _TEXT, AUTO, PARQUET
+from raserec_jax.data.formats.registry import _TEXT, AUTO, PARQUET, TFDS
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.readers import read_interactions
 from raserec_jax.errors import ConfigError, DataError
@@ -233,7 +233,7 @@ def test_wrong_options(tmp_path):
     ):
         read(tmp_path, "1 2\n", format="movielens")
     assert set(FORMATS) >= {format for _, format, _ in FILES.values()}
-    assert FORMATS == (AUTO, *_TEXT, PARQUET)
+    assert FORMATS == (AUTO, *_TEXT, PARQUET, TFDS)
 
 
 def test_broken_python_strings_take_linear_time(tmp_path):
