@@ -27,9 +27,8 @@ from raserec_jax.data.splits import Split
 from raserec_jax.models.backbones import Encoder
 from raserec_jax.spread_encoding import encode_rows_over
 
-# Packed rows that pass through the encoder together: on a CPU so few that their activations stay in the second-level
-# cache (below 32 rows a GRU's products round otherwise), elsewhere few large calls.
-ROWS_PER_BLOCK = {"cpu": 32, "other": 128}
+# Packed rows that pass through the encoder together; below 32 a GRU's products round otherwise.
+ROWS_PER_BLOCK = 128
 
 
 class EvaluationSet(NamedTuple):
@@ -138,15 +137,10 @@ def encode_rows(
     Returns:
       hidden vectors, one per read, in the order of the reads; float32.
     """
-    rows_per_block = rows_per_block or rows_per_block_here()
+    rows_per_block = rows_per_block or ROWS_PER_BLOCK
     if mesh is not None:
         return encode_rows_over(mesh, encoder, params, item_ids, rows, rows_per_block)
     return encode_blocks(encoder, params, item_ids, rows, rows_per_block=rows_per_block)
-
-
-def rows_per_block_here() -> int:
-    """ROWS_PER_BLOCK of the backend that computes."""
-    return ROWS_PER_BLOCK["cpu" if jax.default_backend() == "cpu" else "other"]
 
 
 @functools.partial(jax.jit, static_argnames=("encoder", "rows_per_block"))

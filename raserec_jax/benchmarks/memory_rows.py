@@ -12,10 +12,10 @@ from raserec_jax.benchmarks.contest import Contestant, Line
 from raserec_jax.benchmarks.counting import encoder_work, search_work
 from raserec_jax.benchmarks.generated import clustered_vectors
 from raserec_jax.encoding import (
+    ROWS_PER_BLOCK,
     encode_blocks,
     example_encoder,
     example_rows,
-    rows_per_block_here,
 )
 from raserec_jax.errors import ConfigError
 from raserec_jax.retrieval.eligibility import Queries
@@ -48,7 +48,7 @@ def bank(bench: Bench) -> list[Line]:
         long_history=config.pretrain.batching.long_history,
     )
     count, seq = rows.token_places.shape
-    block = min(rows_per_block_here(), count)
+    block = min(ROWS_PER_BLOCK, count)
     work = encoder_work(
         rows=block,
         seq=seq,
@@ -59,7 +59,7 @@ def bank(bench: Bench) -> list[Line]:
     ).times(count / block)
     placed = jax.tree.map(jnp.asarray, (bench.split.log.item_ids, rows))
     temp = (
-        encode_blocks.lower(encoder, params, *placed, rows_per_block=rows_per_block_here())
+        encode_blocks.lower(encoder, params, *placed, rows_per_block=ROWS_PER_BLOCK)
         .compile()
         .memory_analysis()
     )

@@ -14,10 +14,9 @@ from jaxtyping import Array, Float
 
 from raserec_jax.constants import PAD_ID
 
-# Users and items of a block of scores. On a CPU few users: their scores of the whole of a small catalogue (6 MiB for
-# 12 thousand items) go through the matmul, the comparison and the count before they leave the cache; elsewhere few
-# large calls. A catalogue that fits into one chunk needs its matmul only once.
-USER_CHUNK = {"cpu": 128, "other": 512}
+# Users and items of a block of scores: few large calls, on a CPU of several cores too. A catalogue that fits into one
+# chunk needs its matmul only once.
+USER_CHUNK = 512
 ITEM_CHUNK = 16_384
 _ITEM_MULTIPLE = 128  # whole multiples, so that every column goes through the same inner kernel
 _USER_MULTIPLE = 8
@@ -166,11 +165,6 @@ def _log_norm(logits_of, num_users, catalogue):
     return high + jnp.log(total)
 
 
-def user_chunk_here() -> int:
-    """USER_CHUNK of the backend that computes."""
-    return USER_CHUNK["cpu" if jax.default_backend() == "cpu" else "other"]
-
-
 def map_users(fn, scores: Scores, extra, user_chunk: int | None):
     """fn((Scores, extra) of a chunk) -> arrays by user; chunk after chunk, results joined.
 
@@ -178,7 +172,7 @@ def map_users(fn, scores: Scores, extra, user_chunk: int | None):
       user_chunk: None = by the backend.
     """
     num_users = scores.query.shape[0]
-    chunk = min(user_chunk or user_chunk_here(), _round_up(num_users, _USER_MULTIPLE))
+    chunk = min(user_chunk or USER_CHUNK, _round_up(num_users, _USER_MULTIPLE))
 
     def cut(array):
         array = jnp.asarray(array)
