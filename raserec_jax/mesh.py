@@ -126,17 +126,21 @@ def rows_on(mesh: Mesh | AbstractMesh, spec: PartitionSpec, rows: int) -> int:
     return -(-rows // parts) * parts
 
 
-def put(mesh: Mesh, spec: PartitionSpec, array: Array | np.ndarray) -> Array:
+def put(mesh: Mesh, spec: PartitionSpec, array: Array | np.ndarray | np.generic | float) -> Array:
     """An array, the same in every process, onto the mesh; its rows filled up with zeros to what divides evenly.
 
-    What lies there already is returned as it is.
+    What lies on these devices already does not pass through the host, and stays as it is if it lies so.
     """
     sharding = placed(mesh, spec)
-    shape = array.shape
+    shape = np.shape(array)
     if len(spec):
         shape = (rows_on(mesh, spec, shape[0]), *shape[1:])
-    if isinstance(array, Array) and array.shape == shape and array.sharding == sharding:
-        return array
+    if isinstance(array, Array) and array.sharding.device_set == set(mesh.devices.flat):
+        if array.shape != shape:
+            array = jnp.pad(
+                array, [(0, new - had) for new, had in zip(shape, array.shape, strict=True)]
+            )
+        return array if array.sharding == sharding else jax.device_put(array, sharding)
     on_host = np.asarray(array)
 
     def piece(index):
@@ -206,6 +210,11 @@ def everywhere(tree: Any) -> Any:
 def shardings_of(mesh: Mesh, shapes: Any) -> Any:
     """The shardings of a tree by the names of its leaves, as `jax.jit` takes them."""
     return _by_path(lambda path, leaf: placed(mesh, spec_of(path)), shapes)
+
+
+def put_everywhere(mesh: Mesh, tree: Any) -> Any:
+    """A tree onto the mesh, all of it on every device."""
+    return jax.tree.map(lambda leaf: put(mesh, REPLICATED, leaf), tree)
 
 
 def put_tree(mesh: Mesh, tree: Any) -> Any:

@@ -17,9 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from raserec_jax.batching.packing import PackedRows
 from raserec_jax.constants import PAD_ID
-from raserec_jax.mesh import ITEM_ROWS, MEMORY_ROWS, MODEL, REPLICATED, placed
+from raserec_jax.mesh import ITEM_ROWS, MEMORY_ROWS, MODEL, REPLICATED, placed, put, put_everywhere
 from raserec_jax.models.backbones import Encoder
-from raserec_jax.placement import everywhere, rows_over
 
 _TABLE = "item_table"
 
@@ -48,10 +47,10 @@ def encode_rows_over(
 ) -> Float[Array, "reads dim"]:
     """`encoding.encode_rows` on a mesh; the vectors come back as if one device had made them."""
     dealt, places = _deal(np.asarray(item_ids), rows, mesh.size)
-    dealt = jax.tree.map(lambda one: rows_over(mesh, MEMORY_ROWS, one), dealt)
-    table = rows_over(mesh, ITEM_ROWS, params[_TABLE])
-    rest = everywhere(mesh, {name: leaf for name, leaf in params.items() if name != _TABLE})
-    places = everywhere(mesh, places)
+    dealt = jax.tree.map(lambda one: put(mesh, MEMORY_ROWS, one), dealt)
+    table = put(mesh, ITEM_ROWS, params[_TABLE])
+    rest = put_everywhere(mesh, {name: leaf for name, leaf in params.items() if name != _TABLE})
+    places = put_everywhere(mesh, places)
     # Blocks as on one device, so that products have the same shapes and round alike.
     block = min(rows_per_block, len(rows.token_places))
     found = _encode(encoder, rest, table, dealt, places, mesh=mesh, block=block)

@@ -8,10 +8,10 @@ from raserec_jax.benchmarks.bench import Bench
 from raserec_jax.benchmarks.loss_rows import compiled_gradient, dense_loss, streamed_loss
 from raserec_jax.benchmarks.sizes import TINY
 from raserec_jax.benchmarks.stepping import temp_bytes
-from raserec_jax.training.loop import make_run_steps
 from raserec_jax.training.optimizer import make_optimizer
 from raserec_jax.training.pretraining import make_encoder, make_pretrain_task
 from raserec_jax.training.state import create_state
+from raserec_jax.training.steps import make_run_steps
 from tests.tiny_workdir import quick_compiles
 
 pytestmark = pytest.mark.skipif(

@@ -16,9 +16,9 @@ from raserec_jax.benchmarks.counting import (
     total,
 )
 from raserec_jax.losses import default_chunk_items
-from raserec_jax.training.loop import make_run_steps
 from raserec_jax.training.objectives import Task
 from raserec_jax.training.state import TrainState, create_state
+from raserec_jax.training.steps import make_run_steps
 
 
 class Stepper:

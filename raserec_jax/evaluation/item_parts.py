@@ -14,8 +14,16 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from raserec_jax.evaluation.item_scores import Scores
-from raserec_jax.mesh import BATCH_ROWS, ITEM_ROWS, MEMORY_ROWS, MODEL, REPLICATED, placed
-from raserec_jax.placement import everywhere, rows_over
+from raserec_jax.mesh import (
+    BATCH_ROWS,
+    ITEM_ROWS,
+    MEMORY_ROWS,
+    MODEL,
+    REPLICATED,
+    placed,
+    put,
+    put_everywhere,
+)
 
 
 def parts_on(
@@ -27,9 +35,9 @@ def parts_on(
       rows: a tree of arrays with a row for each user.
     """
     users, items = _specs(scores)
-    scalars = everywhere(mesh, {"mix": scores.mix, "repeat_bias": scores.repeat_bias})
-    by_user, rows = jax.tree.map(lambda one: rows_over(mesh, users, one), (scores.by_user(), rows))
-    return by_user._replace(**scalars), rows, rows_over(mesh, items, item_table)
+    scalars = put_everywhere(mesh, {"mix": scores.mix, "repeat_bias": scores.repeat_bias})
+    by_user, rows = jax.tree.map(lambda one: put(mesh, users, one), (scores.by_user(), rows))
+    return by_user._replace(**scalars), rows, put(mesh, items, item_table)
 
 
 def over_parts(

@@ -17,8 +17,7 @@ from jaxtyping import Bool
 
 from raserec_jax.constants import NO_ROW
 from raserec_jax.errors import ConfigError
-from raserec_jax.mesh import MEMORY_ROWS, rows_on
-from raserec_jax.placement import everywhere
+from raserec_jax.mesh import MEMORY_ROWS, put_everywhere, rows_on
 from raserec_jax.retrieval.chunked_search import search_chunks
 from raserec_jax.retrieval.eligibility import Queries, check_times, checked_queries
 from raserec_jax.retrieval.layout import Shelves, layout_of, shelve, unit_rows, without
@@ -137,7 +136,7 @@ class ExactIndex:
             if mesh is None:
                 found.append(search_chunks(self._shelves, part, some, **options))
             else:
-                part, some = everywhere(mesh, (part, some))
+                part, some = put_everywhere(mesh, (part, some))
                 found.append(search_parts(self._shelves, part, some, mesh=mesh, **options))
         if not found:
             found = [(np.zeros((0, k), np.float32), np.zeros((0, k), np.int32))]

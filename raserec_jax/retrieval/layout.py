@@ -12,8 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from raserec_jax.mesh import MEMORY_ROWS
-from raserec_jax.placement import on_mesh
+from raserec_jax.mesh import MEMORY_ROWS, put
 from raserec_jax.retrieval.eligibility import Queries, may_see
 from raserec_jax.retrieval.memory_bank import MemoryBank
 
@@ -63,7 +62,7 @@ class Layout(NamedTuple):
 
     def placed(self, array: np.ndarray) -> Array:
         """[parts * pieces, ...] on its devices."""
-        return jnp.asarray(array) if self.mesh is None else on_mesh(self.mesh, MEMORY_ROWS, array)
+        return jnp.asarray(array) if self.mesh is None else put(self.mesh, MEMORY_ROWS, array)
 
     def by_tile(self, column: np.ndarray) -> Array:
         """[rows] -> [pieces of all parts, tiles, BLOCK_ROWS, blocks] on their devices."""

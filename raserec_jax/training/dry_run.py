@@ -17,12 +17,12 @@ from raserec_jax.batching.windows import training_examples
 from raserec_jax.data.splits import Split
 from raserec_jax.mesh import DATA, MODEL, default_devices, filled_up_shapes, on_mesh_shapes, use
 from raserec_jax.training.collectives import KINDS, Exchange, exchanges
-from raserec_jax.training.loop import make_run_steps
 from raserec_jax.training.objectives import Task
 from raserec_jax.training.pretraining import make_encoder, make_feed, make_pretrain_task
 from raserec_jax.training.pretraining import pretrain_optimizer as optimizer_of
 from raserec_jax.training.semantic_stage import contrasts_semantics
 from raserec_jax.training.state import create_state
+from raserec_jax.training.steps import make_run_steps
 
 
 class Needs(NamedTuple):

@@ -9,10 +9,10 @@ import pytest
 from raserec_jax.batching.feeds import packed_feed
 from raserec_jax.errors import ConfigError
 from raserec_jax.models.encoder import SequenceEncoder
-from raserec_jax.training.loop import make_run_steps
 from raserec_jax.training.objectives import pretrain_task
 from raserec_jax.training.optimizer import make_optimizer
 from raserec_jax.training.state import create_state
+from raserec_jax.training.steps import make_run_steps
 from raserec_jax.training.touched_rows import (
     BEYOND,
     TABLE,
