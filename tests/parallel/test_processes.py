@@ -117,12 +117,11 @@ def kill(job: Job, workdir, which: int, draw: random.Random) -> None:
         assert "same command" in last
 
 
-def test_killed_jobs_end_with_the_same_bits(runs, of_two, tmp_path):
-    """kill -9 of a process, then of the one that writes and coordinates; then to the end."""
-    workdir, draw = tmp_path / "run", random.Random(7)
-    for which in (1, 0):
-        with Job(runs, workdir, 2) as job:
-            kill(job, workdir, which, draw)
+def test_a_killed_job_ends_with_the_same_bits(runs, of_two, tmp_path):
+    """kill -9 of the process that writes and coordinates; then to the end."""
+    workdir = tmp_path / "run"
+    with Job(runs, workdir, 2) as job:
+        kill(job, workdir, 0, random.Random(7))
     with Job(runs, workdir, 2) as job:
         job.finish()
     assert_same_run(workdir, of_two)

@@ -1,6 +1,7 @@
 """train() as a whole, on a small generated log: contracts of the workdir, reuse, refusals."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -166,7 +167,7 @@ def _command(tmp_path, *flags: str) -> subprocess.CompletedProcess:
             *flags,
         ],
         cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         timeout=900,

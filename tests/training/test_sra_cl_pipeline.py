@@ -107,26 +107,31 @@ def test_a_stopped_run_goes_on_to_the_same_bits(run, tmp_path, monkeypatch):
     assert results[0]["stages"]["pretrain"] == results[1]["stages"]["pretrain"]
 
 
+_WAYS = {
+    "GRU with DuoRec": {
+        "encoder.kind": "gru",
+        "pretrain.contrast.mode": "us_x",
+        "sra_cl.neighbors": "encode",
+        "sra_cl.anchor": "second",
+    },
+    "published": {
+        "encoder.align": "right",
+        "pretrain.batching.mode": "prefix",
+        "sra_cl.neighbors": "encode",
+        "sra_cl.views": 2,
+        "semantic.pool": "published",
+        "semantic.own_histories": True,
+    },
+}
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"encoder.kind": "gru"},
-        {"pretrain.contrast.mode": "us_x", "sra_cl.neighbors": "encode", "sra_cl.anchor": "second"},
-        {
-            "encoder.align": "right",
-            "pretrain.batching.mode": "prefix",
-            "sra_cl.neighbors": "encode",
-            "sra_cl.views": 2,
-            "semantic.pool": "published",
-            "semantic.own_histories": True,
-        },
-    ],
-    ids=["gru", "with DuoRec", "published"],
+    "way", ["GRU with DuoRec", pytest.param("published", marks=pytest.mark.slow)]
 )
-def test_memory_works_over_every_way_to_pretrain(tmp_path, changes):
+def test_memory_works_over_every_way_to_pretrain(tmp_path, way):
     log = generated_log()
     with quick_training():
-        done = train(config_of(**changes), log, tmp_path / "run", item_text=titles(log))
+        done = train(config_of(**_WAYS[way]), log, tmp_path / "run", item_text=titles(log))
     stages = done.results["stages"]
     for stage in ("pretrain", "finetune", "control", "mixing"):
         assert 0 <= stages[stage]["test"]["unfiltered"]["NDCG@10"] <= 1
