@@ -18,7 +18,7 @@ from raserec_jax.benchmarks.memory_rows import encoded
 from raserec_jax.benchmarks.stepping import Stepper
 from raserec_jax.encoding import encode_rows, evaluation_set
 from raserec_jax.evaluation.histories import seen_items
-from raserec_jax.evaluation.item_scores import ITEM_CHUNK, USER_CHUNK, Scores
+from raserec_jax.evaluation.item_scores import ITEM_CHUNK, Scores, default_user_chunk
 from raserec_jax.losses import default_chunk_items
 from raserec_jax.models.encoder import repeat_bias
 from raserec_jax.retrieval.eligibility import Queries
@@ -137,7 +137,7 @@ def evaluation(bench: Bench) -> list[Line]:
         users=users,
         items=items,
         dim=encoder.dim,
-        user_chunk=USER_CHUNK,
+        user_chunk=default_user_chunk(),
         item_chunk=ITEM_CHUNK,
     )
     few = min(bench.sizes.argsort_users, users)

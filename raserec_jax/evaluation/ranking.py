@@ -2,7 +2,7 @@
 
 A rank is the number of items that score at least as high as the target, so one comparison per user
 and item decides it: nothing is sorted, and no [users, items] matrix exists, only blocks of
-[user_chunk, item_chunk]. Ties count against the model. For that an exact tie must come out exact in
+[item_chunk, user_chunk]. Ties count against the model. For that an exact tie must come out exact in
 floating point: the target's score is read from the same chunked matmul that scores the other items,
 in a first pass; the second pass counts.
 
@@ -23,6 +23,7 @@ from raserec_jax.constants import PAD_ID
 from raserec_jax.evaluation.item_parts import over_parts, parts_on
 from raserec_jax.evaluation.item_scores import (
     ITEM_CHUNK,
+    ITEM_MULTIPLE,
     Scores,
     block_scorer,
     catalogue_of,
@@ -103,7 +104,7 @@ def _rank_parts(scores, rows, item_table, *, mesh, num_users, num_items, user_ch
 def _count(scores, extra, catalogue):
     """Ranks of one chunk of users; of a part of the items, added up over the others."""
     target_ids, seen_ids = extra
-    block_of = block_scorer(scores, catalogue)
+    block_of = block_scorer(scores, catalogue, items_first=True)
     others = (seen_ids != PAD_ID) & (seen_ids != target_ids[:, None])
 
     def read_target(target_score, chunk):
@@ -113,9 +114,7 @@ def _count(scores, extra, catalogue):
     def count_above(counts, chunk):
         ahead, seen_ahead = counts
         block = block_of(chunk)
-        # Not (a < b) instead of a >= b: a NaN on either side then counts against the model.
-        above = catalogue.is_item(chunk)[None, :] & ~(block < target_score[:, None])
-        ahead += jnp.sum(above, axis=1, dtype=jnp.int32)
+        ahead += _above(block, catalogue.is_item(chunk), target_score)
         picked, inside = _pick(block, catalogue.columns(seen_ids, chunk))
         above = others & inside & ~(picked < target_score[:, None])
         return (ahead, seen_ahead + jnp.sum(above, axis=1, dtype=jnp.int32)), None
@@ -133,10 +132,27 @@ def _count(scores, extra, catalogue):
     return ahead, ahead - seen_ahead
 
 
+def _above(block, is_item, target_score):
+    """How many items of the block [items, users] score no less than each user's target: [users] int32."""
+
+    def count(rows, items):
+        # Not (a < b) instead of a >= b: a NaN on either side then counts against the model.
+        above = items[:, None] & ~(rows < target_score[None, :])
+        return jnp.sum(above, axis=0, dtype=jnp.int32)
+
+    if jax.default_backend() != "cpu":
+        return count(block, is_item)
+    # Piece by piece: XLA's code for a CPU would go down the column of one group of users after the other.
+    pieces = block.reshape(-1, ITEM_MULTIPLE, block.shape[1]), is_item.reshape(-1, ITEM_MULTIPLE)
+    start = jnp.zeros(block.shape[1], jnp.int32)
+    return lax.scan(lambda counts, piece: (counts + count(*piece), None), start, pieces)[0]
+
+
 def _pick(block, columns):
-    """Scores at columns, [users, entries], as far as they lie in this block, and which do."""
-    inside = columns < block.shape[1]
-    return jnp.take_along_axis(block, jnp.where(inside, columns, 0), axis=1), inside
+    """Scores of items [users, entries], as far as they lie in this block [items, users], and which do."""
+    inside = columns < block.shape[0]
+    users = jnp.arange(block.shape[1])[:, None]
+    return block[jnp.where(inside, columns, 0), users], inside
 
 
 def _check_targets(target_ids, num_items: int) -> None:
