@@ -61,12 +61,17 @@ class CausalSelfAttention(nn.Module):
                 dropout_key=self.make_rng("dropout") if drops else None,
                 matmul_dtype=self.matmul_dtype,
             ).reshape(x.shape)
-        visible = visible_keys(segment_ids)
-        scores = einsum("bqhd,bkhd->bhqk", query, key, self.matmul_dtype)
-        scores = scores * (dim // self.num_heads) ** -0.5
+        visible, scale = visible_keys(segment_ids), (dim // self.num_heads) ** -0.5
         # A finite floor: a padded query sees only padding, and must not turn into NaN.
+        if deterministic or self.dropout == 0.0:
+            # Keys before queries, the same numbers: a CPU sums over the last axis one number at a time.
+            scores = scale * einsum("bkhd,bqhd->bhkq", key, query, self.matmul_dtype)
+            seen = jnp.where(jnp.swapaxes(visible, -1, -2), scores, -1e9)
+            weights = jax.nn.softmax(seen, axis=-2)
+            return einsum("bhkq,bkhd->bqhd", weights, value, self.matmul_dtype).reshape(x.shape)
+        scores = einsum("bqhd,bkhd->bhqk", query, key, self.matmul_dtype) * scale
         weights = jax.nn.softmax(jnp.where(visible, scores, -1e9), axis=-1)
-        weights = Dropout(self.dropout)(weights, deterministic=deterministic)
+        weights = Dropout(self.dropout)(weights, deterministic=False)
         return einsum("bhqk,bkhd->bqhd", weights, value, self.matmul_dtype).reshape(x.shape)
 
 
