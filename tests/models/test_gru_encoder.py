@@ -9,6 +9,7 @@ from raserec_jax.errors import ConfigError
 from raserec_jax.models.backbones import make_backbone
 from raserec_jax.models.encoder import SequenceEncoder
 from raserec_jax.models.gru_encoder import GRUEncoder
+from tests.quick_jit import quick_jit
 
 
 def small(**changes):
@@ -68,7 +69,7 @@ def test_backbones_by_name_take_the_fields_they_have():
     gru = make_backbone(9, kind="gru", **settings)
     assert isinstance(gru, GRUEncoder) and (gru.inner_dim, gru.dim, gru.num_items) == (12, 8, 9)
     assert isinstance(make_backbone(9, **settings), SequenceEncoder)
-    params = gru.init(jax.random.key(0), jnp.ones((1, 2), jnp.int32))["params"]
+    params = quick_jit(gru.init)(jax.random.key(0), jnp.ones((1, 2), jnp.int32))["params"]
     assert params["repeat_bias"] == 0
     with pytest.raises(ConfigError, match="encoder.kind='lstm' is unknown; use one of transformer"):
         make_backbone(9, kind="lstm")

@@ -7,6 +7,7 @@ import pytest
 
 from raserec_jax.models.synthesizer import ItemMixer, PositiveSynthesizer
 from tests.golden_files import read_golden
+from tests.quick_jit import quick_jit
 
 
 @pytest.mark.parametrize("name", ["sra_cl_tau1.0", "sra_cl_tau0.5"])
@@ -33,8 +34,10 @@ def test_it_is_the_published_form():
     own, neighbors, hidden = _inputs()
     mask = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0]], bool)
     module = PositiveSynthesizer(6)
-    variables = module.init(jax.random.key(0), own, neighbors, hidden)
-    positive, attention = module.apply(variables, own, neighbors, hidden, jnp.asarray(mask))
+    variables = quick_jit(module.init)(jax.random.key(0), own, neighbors, hidden)
+    positive, attention = quick_jit(module.apply)(
+        variables, own, neighbors, hidden, jnp.asarray(mask)
+    )
     own, neighbors, hidden = (np.asarray(x) for x in (own, neighbors, hidden))
     kernel, attend = (np.asarray(variables["params"][name]) for name in ("W", "a"))
     for row in range(len(own)):
@@ -54,7 +57,7 @@ def test_it_is_the_published_form():
 def test_gradients_are_finite_without_neighbours():
     own, neighbors, hidden = _inputs()
     module = PositiveSynthesizer(6)
-    variables = module.init(jax.random.key(0), own, neighbors, hidden)
+    variables = quick_jit(module.init)(jax.random.key(0), own, neighbors, hidden)
 
     def total(variables, hidden):
         return module.apply(variables, own, neighbors, hidden, jnp.zeros((5, 4), bool))[0].sum()
@@ -67,9 +70,9 @@ def test_gradients_are_finite_without_neighbours():
 def test_dropout_keeps_the_mean_and_drops_whole_neighbours():
     own, neighbors, hidden = _inputs(batch=400)
     module = PositiveSynthesizer(6, attention_dropout=0.5)
-    variables = module.init(jax.random.key(0), own, neighbors, hidden)
+    variables = quick_jit(module.init)(jax.random.key(0), own, neighbors, hidden)
     hidden = jnp.broadcast_to(jnp.eye(4), (400, 4, 4))
-    weights, attention = module.apply(
+    weights, attention = quick_jit(module.apply)(
         variables,
         own,
         neighbors,
@@ -86,7 +89,9 @@ def test_dropout_keeps_the_mean_and_drops_whole_neighbours():
 
 def test_the_projection_starts_as_published():
     own, neighbors, hidden = _inputs(width=50)
-    params = PositiveSynthesizer(30).init(jax.random.key(0), own, neighbors, hidden)["params"]
+    params = quick_jit(PositiveSynthesizer(30).init)(jax.random.key(0), own, neighbors, hidden)[
+        "params"
+    ]
     for leaf, fans in ((params["W"], 80), (params["a"], 61)):
         bound = 1.414 * (6 / fans) ** 0.5
         assert 0.9 * bound < np.abs(leaf).max() <= bound
@@ -101,8 +106,8 @@ def test_items_are_mixed_as_histories_are():
     neighbors = draw.integers(1, 9, (2, 3, 4)).astype(np.int32)
     neighbors[0, 1, 2:] = neighbors[1, 0] = -1
     mixer, neighbors = ItemMixer(6), jnp.asarray(neighbors)
-    variables = mixer.init(jax.random.key(0), semantic, items, neighbors, table)
-    mixed = mixer.apply(variables, semantic, items, neighbors, table)
+    variables = quick_jit(mixer.init)(jax.random.key(0), semantic, items, neighbors, table)
+    mixed = quick_jit(mixer.apply)(variables, semantic, items, neighbors, table)
     kept = jnp.maximum(neighbors, 0).reshape(6, 4)
     expected, _ = PositiveSynthesizer(6).apply(
         variables,

@@ -50,7 +50,7 @@ def case(num_items=0, **loss):
     feed = packed_feed(
         split, max_len=8, long_history="chunked", targets_per_batch=18, row_len=16, seed=0
     )
-    params = encoder.init(jax.random.key(0), jnp.ones((1, 2), jnp.int32))["params"]
+    params = quick_jit(encoder.init)(jax.random.key(0), jnp.ones((1, 2), jnp.int32))["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     return pretrain_task(encoder, feed, **LOSS | loss), params
 

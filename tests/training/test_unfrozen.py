@@ -24,6 +24,7 @@ from raserec_jax.training.remembering import run_memory
 from raserec_jax.training.state import create_state
 from raserec_jax.training.unfrozen import make_unfrozen_task, unfrozen_evaluator
 from raserec_jax.training.unfrozen_objective import slower_encoder
+from tests.quick_jit import quick_jit
 from tests.small_logs import random_split
 from tests.tiny_workdir import quick_training, tiny_config
 from tests.training.toy_fit import Bar, Writer, quick_steps
@@ -99,7 +100,7 @@ def test_an_encoder_that_stands_still_gives_the_frozen_stage(split, stage_1, tmp
         found.params["reader"],
         expected.params,
     )
-    start = make_reader(config).init(
+    start = quick_jit(make_reader(config).init)(
         jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), 7),
         *(jnp.zeros(shape) for shape in ((1, 8), (1, 1, 8), (1, 1, 8))),
     )["params"]
