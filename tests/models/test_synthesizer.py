@@ -1,5 +1,7 @@
 """PositiveSynthesizer: golden attention, the plain form of its scores, and rows without neighbours."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,13 +74,8 @@ def test_dropout_keeps_the_mean_and_drops_whole_neighbours():
     module = PositiveSynthesizer(6, attention_dropout=0.5)
     variables = quick_jit(module.init)(jax.random.key(0), own, neighbors, hidden)
     hidden = jnp.broadcast_to(jnp.eye(4), (400, 4, 4))
-    weights, attention = quick_jit(module.apply)(
-        variables,
-        own,
-        neighbors,
-        hidden,
-        deterministic=False,
-        rngs={"dropout": jax.random.key(1)},
+    weights, attention = quick_jit(functools.partial(module.apply, deterministic=False))(
+        variables, own, neighbors, hidden, rngs={"dropout": jax.random.key(1)}
     )
     kept = np.asarray(weights) > 0
     assert abs(kept.mean() - 0.5) < 0.05
