@@ -55,7 +55,8 @@ def sampled_point(bench: Bench, items: int) -> list[Line]:
     fitting = fitting_items(bench, items)
     note = "" if fitting == items else f"{items:,} do not fit the memory that is free"
     one = sampled_contestant(bench, fitting, note=note)
-    return _point(bench, "items: sampled softmax", float(fitting), "targets", one)
+    size = f"{bench.sizes.negatives:,} negatives, {fitting:,} items"
+    return _point(bench, "items: sampled softmax", float(fitting), "targets", one, size)
 
 
 def bank_point(bench: Bench, rows: int) -> list[Line]:
@@ -112,8 +113,10 @@ def width_point(bench: Bench, dim: int) -> list[Line]:
     return _point(bench, "width: stage 1", float(dim), "targets", one)
 
 
-def _point(bench: Bench, curve: str, x: float, unit: str, one: Contestant) -> list[Line]:
-    size = bench.size_words() if unit == "targets" else f"{one.units:,.0f} {unit}"
+def _point(
+    bench: Bench, curve: str, x: float, unit: str, one: Contestant, size: str = ""
+) -> list[Line]:
+    size = size or (bench.size_words() if unit == "targets" else f"{one.units:,.0f} {unit}")
     return bench.measure("", size, unit, [one], curve=curve, x=x)
 
 
