@@ -146,7 +146,9 @@ def block_scorer(
     assert catalogue.axis is None, "mixed scores need the whole catalogue"
     mix = jnp.asarray(scores.mix, jnp.float32)
     item_axis = 0 if items_first else 1
-    log_norm = jnp.expand_dims(_log_norm(logits_of, catalogue, query.shape[0], item_axis), item_axis)
+    log_norm = jnp.expand_dims(
+        _log_norm(logits_of, catalogue, query.shape[0], item_axis), item_axis
+    )
 
     def mixed_of(chunk):
         block = (1.0 - mix) * jnp.exp(logits_of(chunk) - log_norm)
