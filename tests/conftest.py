@@ -20,7 +20,7 @@ import raserec_jax  # noqa: F401 - for its XLA flag
 jax.config.update("jax_num_cpu_devices", 8)
 # Runs use one of them unless a test makes a mesh.
 jax.config.update("jax_default_device", os.environ["JAX_PLATFORMS"].split(",")[0])
-# A quarter of the time of these tests is XLA's compiler, which meets the same small programs again and again: the first
+# XLA's compiler meets the same small programs again and again, and keeping them saves a quarter of the time: the first
 # process makes a folder for them; its workers, and the commands that tests start, inherit it.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _PROGRAMS = tempfile.TemporaryDirectory(prefix="raserec-programs-")
@@ -28,7 +28,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-# JAX keeps what it has traced; looking through all of it for garbage is a twentieth of the time.
+# JAX keeps what it has traced; looking through all of it for garbage took 7% of the time.
 gc.set_threshold(20_000, 20, 20)
 # [batch] + [batch, dim] is a mistake of ours far more often than a wish.
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -117,11 +117,12 @@ def kill(job: Job, workdir, which: int, draw: random.Random) -> None:
         assert "same command" in last
 
 
-def test_a_killed_job_ends_with_the_same_bits(runs, of_two, tmp_path):
-    """kill -9 of the process that writes and coordinates; then to the end."""
+@pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_killed_job_ends_with_the_same_bits(runs, of_two, tmp_path, which):
+    """kill -9 of the process that writes and coordinates, or of the other; then to the end."""
     workdir = tmp_path / "run"
     with Job(runs, workdir, 2) as job:
-        kill(job, workdir, 0, random.Random(7))
+        kill(job, workdir, which, random.Random(7))
     with Job(runs, workdir, 2) as job:
         job.finish()
     assert_same_run(workdir, of_two)

@@ -92,9 +92,9 @@ def test_loss_and_gradients_are_those_of_the_whole_table(loss):
         )
 
 
-def test_steps_move_touched_rows_as_adam_would():
+@pytest.mark.parametrize("weight_decay", [0.1, pytest.param(0.0, marks=pytest.mark.slow)])
+def test_steps_move_touched_rows_as_adam_would(weight_decay):
     """Row by row: Adam that is told of a row only in the steps that touch it."""
-    weight_decay = 0.1
     task, params = case(item_updates="touched")
     optimizer = make_optimizer(**RATE, weight_decay=weight_decay, lazy=True)
     key, steps = jax.random.key(5), 3
