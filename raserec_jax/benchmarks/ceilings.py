@@ -5,6 +5,7 @@ was seen counts. Each probe loops inside one device call for some tens of millis
 """
 
 import time
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -34,18 +35,22 @@ class Ceilings:
         self._probes: dict[tuple[str, tuple], tuple] = {}
         self._probe_s, self._stream_mib, self._square = probe_s, stream_mib, square
 
-    def probe(self, work: Work) -> None:
-        """Measures once more what bounds `work`."""
+    def probe(self, work: Work) -> dict[tuple[str, tuple], float]:
+        """Measures once more what bounds `work`; what was seen this time, in units of `rates`."""
         kinds = [("product", one.shape) for one in (*work.products, *work.recomputed) if one.times]
         kinds += [("pass", one.shape) for one in work.passes]
         kinds += [self._of_square()]
         kinds += [("bytes", ())] * (work.bytes > 0) + [("exps", ())] * (work.exps > 0)
-        for kind in dict.fromkeys(kinds):
-            self._measure(kind)
+        return {kind: self._measure(kind) for kind in dict.fromkeys(kinds)}
 
-    def product_seconds(self, products: tuple[Product, ...]) -> float:
-        """How long these take at the best rates of their own shapes."""
-        return sum(one.flops / self.rates["product", one.shape] for one in products if one.times)
+    def product_seconds(
+        self,
+        products: tuple[Product, ...],
+        rates: Mapping[tuple[str, tuple], float] | None = None,
+    ) -> float:
+        """How long these take at the rates of their own shapes: the best, or those given."""
+        rates = self.rates if rates is None else rates
+        return sum((one.flops / rates["product", one.shape] for one in products if one.times), 0.0)
 
     def pass_seconds(self, passes: tuple[Pass, ...]) -> float:
         """The same for passes between products."""
@@ -67,14 +72,16 @@ class Ceilings:
     def _of_square(self) -> tuple[str, tuple]:
         return "product", (1, self._square, self._square, self._square, False)
 
-    def _measure(self, kind: tuple[str, tuple]) -> None:
+    def _measure(self, kind: tuple[str, tuple]) -> float:
         if kind not in self._probes:
             self._probes[kind] = self._prepared(kind)
         run, arrays, work, count = self._probes[kind]
         began = time.perf_counter()
         jax.block_until_ready(run(count, *arrays))
         seconds = time.perf_counter() - began
-        self.rates[kind] = max(self.rates.get(kind, 0.0), count * work / seconds)
+        rate = count * work / seconds
+        self.rates[kind] = max(self.rates.get(kind, 0.0), rate)
+        return rate
 
     def _prepared(self, kind: tuple[str, tuple]) -> tuple:
         """(function of a count and arrays, arrays, work of one round, rounds that take about `probe_s`)."""

@@ -1,12 +1,14 @@
 """Contestants timed in turns, and what comes of it: a `Line` of the table for each.
 
 All are run once before the clock starts (compilation). Then, round by round, each runs once and the ceilings are probed
-once, so that a busy neighbour hits them alike. Minimum and median are told; rates and shares are those of the minimum.
+once, so that a busy neighbour hits them alike. Minimum and median are told; rates and shares are those of the minimum
+against the best that a probe saw. A probe is short and has better luck than a long run, so each round's share of what
+the probes around it saw is told too: the median over rounds is what a busy host moves least.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +52,7 @@ class Line(NamedTuple):
     none are counted exponentials (the same units do them), or bytes, the larger.
     bound: in words.  temp_bytes, peak_bytes: of the program; of the process while the row was measured.
     curve, x: the curve that this is a point of, and where.  whole_s: seconds for all there is (an epoch, a test).
+    paired_share: as product_share, the median over rounds, each against the probes before and after it.
     """
 
     row: str
@@ -81,6 +84,7 @@ class Line(NamedTuple):
     x: float | None = None
     whole_s: float | None = None
     passes_share: float | None = None
+    paired_share: float | None = None
 
 
 class Timing(NamedTuple):
@@ -88,6 +92,10 @@ class Timing(NamedTuple):
 
     seconds: tuple[float, ...]
     cores: float
+
+
+Seen = Mapping[tuple[str, tuple], float]
+"""What one probe saw, as `Ceilings.probe` tells it."""
 
 
 def measure(
@@ -104,7 +112,10 @@ def measure(
     """Times the contestants in turns; the first of them is ours."""
     forget_peak()
     work = total([one.work for one in contestants if one.work is not None])
-    timings = alternate([one.run for one in contestants], repetitions, lambda: ceilings.probe(work))
+    seen: list[Seen] = []
+    timings = alternate(
+        [one.run for one in contestants], repetitions, lambda: seen.append(ceilings.probe(work))
+    )
     peak = peak_bytes()
     lines = []
     first = min(timings[0].seconds) / contestants[0].units
@@ -129,8 +140,27 @@ def measure(
             curve=curve,
             x=x,
         )
+        line = line._replace(paired_share=paired_share(one.work, timing.seconds, seen, ceilings))
         lines.append(with_shares(line, one.work, ceilings))
     return lines
+
+
+def paired_share(
+    work: Work | None, seconds: Sequence[float], seen: Sequence[Seen], ceilings: Ceilings
+) -> float | None:
+    """The median over rounds of the share of the products' rate; None where nothing was counted.
+
+    Args:
+      seconds: of each round.
+      seen: one probe more than there are rounds, before the first, between two, and after the last.
+    """
+    if work is None:
+        return None
+    shares = []
+    for one, before, after in zip(seconds, seen[:-1], seen[1:], strict=True):
+        rates = {kind: (rate + after[kind]) / 2 for kind, rate in before.items()}
+        shares.append(ceilings.product_seconds(work.products, rates) / one)
+    return statistics.median(shares)
 
 
 def alternate(

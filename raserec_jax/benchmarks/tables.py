@@ -10,7 +10,17 @@ from raserec_jax.benchmarks.curves import curve_lines, slopes
 from raserec_jax.report.seeds import markdown_text
 
 _HEADS = (
-    *("row", "what", "rate", "s, min (median)", "s, whole", "x ours", "of products", "of square"),
+    *(
+        "row",
+        "what",
+        "rate",
+        "s, min (median)",
+        "s, whole",
+        "x ours",
+        "of products",
+        "in pairs",
+        "of square",
+    ),
     *("of exps", "of bytes", "together", "bound by", "temp MiB", "peak MiB", "note"),
 )
 DASH = "–"
@@ -48,8 +58,9 @@ def benchmark_markdown(
         "",
         "Times are of one run of each contestant, minimum and median, taken in turns; rates and shares are those of "
         "the minimum. *x ours*: time for a unit by that of the row's first line. Shares: of the rate at products of "
-        "the same shapes, of a large square product, of exponentials, of memory bandwidth; *together*: products, "
-        "recomputed ones and what lies between them (passes or exponentials), or bytes, whichever is more.",
+        "the same shapes (*in pairs*: median over rounds, each against the probes around it), of a large square "
+        "product, of exponentials, of memory bandwidth; *together*: products, recomputed ones and what lies between "
+        "them (passes or exponentials), or bytes, whichever is more.",
         "",
         f"| {' | '.join(_HEADS)} |",
         "|---" * len(_HEADS) + "|",
@@ -99,7 +110,8 @@ def line_words(line: Line) -> str:
     if line.ratio is not None and line.ratio != 1.0:
         words.append(f"{line.ratio:.3g} x ours")
     if line.product_share is not None:
-        words.append(f"{line.product_share:.0%} of products")
+        paired = "" if line.paired_share is None else f" ({line.paired_share:.0%} in pairs)"
+        words.append(f"{line.product_share:.0%} of products{paired}")
         words.append(f"bound by {line.bound}")
     if line.temp_bytes is not None:
         words.append(f"temp {_mib(line.temp_bytes)} MiB")
@@ -118,6 +130,7 @@ def _cells(line: Line) -> list[str]:
         DASH if line.whole_s is None else f"{line.whole_s:,.3g}",
         DASH if line.ratio is None else f"{line.ratio:.3g}",
         _share(line.product_share),
+        _share(line.paired_share),
         _share(line.square_share),
         _share(line.exps_share),
         _share(line.bytes_share),

@@ -7,7 +7,7 @@ from raserec_jax.errors import ConfigError
 
 FULL = ("semantic", "pretrain", "memory", "finetune", "mixing", "control", "evaluate", "report")
 STAGE_1 = ("semantic", "pretrain", "evaluate", "report")
-MEMORY = ("semantic", "pretrain", "memory", "finetune", "mixing", "evaluate", "report")
+MEMORY = ("semantic", "pretrain", "memory", "finetune", "evaluate", "report")
 
 
 class Variant(NamedTuple):

@@ -5,7 +5,14 @@ import pytest
 
 from raserec_jax.benchmarks import contest
 from raserec_jax.benchmarks.ceilings import Ceilings
-from raserec_jax.benchmarks.contest import Contestant, Line, alternate, measure, with_shares
+from raserec_jax.benchmarks.contest import (
+    Contestant,
+    Line,
+    alternate,
+    measure,
+    paired_share,
+    with_shares,
+)
 from raserec_jax.benchmarks.counting import Pass, Product, Work
 
 WORK = Work((Product(10, 10, 10),), (Product(10, 10, 5),), exps=200, bytes=4800)
@@ -27,7 +34,9 @@ class Fixed(Ceilings):
         }
 
     def probe(self, work):
+        """Each time what is known, times 1, 2, 3 and so on."""
         self.probed += 1
+        return {kind: rate * self.probed for kind, rate in self.rates.items()}
 
 
 def test_all_run_in_turns_after_one_run_without_a_clock():
@@ -60,9 +69,13 @@ def test_shares_of_the_ceilings():
 
 def test_the_first_is_what_the_others_are_compared_with(monkeypatch):
     times = iter([contest.Timing((4.0, 2.0), 1.5), contest.Timing((8.0, 9.0), 1.0)])
-    monkeypatch.setattr(
-        contest, "alternate", lambda runs, repetitions, between: [next(times) for _ in runs]
-    )
+
+    def in_turns(runs, repetitions, between):
+        for _ in range(repetitions + 1):
+            between()
+        return [next(times) for _ in runs]
+
+    monkeypatch.setattr(contest, "alternate", in_turns)
     found = measure(
         "row",
         "small",
@@ -79,12 +92,22 @@ def test_the_first_is_what_the_others_are_compared_with(monkeypatch):
     assert found[0].peak_bytes > 2**20 and found[0].device.startswith("cpu")
 
 
+def test_a_round_is_held_against_the_probes_around_it():
+    """1 s of products at the rate of the table; probes see 1, 2, 3 and 4 times that."""
+    ceilings = Fixed()
+    seen = [ceilings.probe(WORK) for _ in range(4)]
+    shares = [1 / 1.5 / 2.0, 1 / 2.5 / 1.0, 1 / 3.5 / 0.5]
+    found = paired_share(WORK, (2.0, 1.0, 0.5), seen, ceilings)
+    assert found == pytest.approx(sorted(shares)[1])
+    assert paired_share(None, (2.0, 1.0, 0.5), seen, ceilings) is None
+
+
 def test_probes_measure_what_bounds_the_work():
     ceilings = Ceilings(probe_s=1e-4, stream_mib=1, square=8)
     recomputed = (Product(4, 4, 4, exact=True),)
     passes = tuple(Pass(what, 3, 7) for what in ("compare", "softmax", "gelu", "layer_norm"))
-    for _ in range(2):
-        ceilings.probe(WORK._replace(recomputed=recomputed, passes=passes))
+    seen = [ceilings.probe(WORK._replace(recomputed=recomputed, passes=passes)) for _ in range(2)]
+    assert ceilings.rates == {kind: max(one[kind] for one in seen) for kind in seen[0]}
     assert set(ceilings.rates) == {
         ("product", (1, 10, 10, 10, False)),
         ("product", (1, 4, 4, 4, True)),
