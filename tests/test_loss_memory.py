@@ -8,6 +8,7 @@ from raserec_jax.benchmarks.bench import Bench
 from raserec_jax.benchmarks.loss_rows import compiled_gradient, dense_loss, streamed_loss
 from raserec_jax.benchmarks.sizes import TINY
 from raserec_jax.benchmarks.stepping import temp_bytes
+from raserec_jax.losses import full_softmax
 from raserec_jax.training.optimizer import make_optimizer
 from raserec_jax.training.pretraining import make_encoder, make_pretrain_task
 from raserec_jax.training.state import create_state
@@ -20,18 +21,25 @@ pytestmark = pytest.mark.skipif(
 TARGETS, DIM = 256, 64
 
 
-def test_loss_and_gradient_are_flat_from_ten_thousand_to_two_million_items():
-    small, large = (
+def test_loss_and_gradient_are_flat_from_ten_thousand_to_two_million_items(monkeypatch):
+    """Flat where logits are made again, at most a constant more where they are few enough to be kept."""
+    kept, large = (
         temp_bytes(compiled_gradient(streamed_loss, TARGETS, items, DIM))
         for items in (10_000, 2_000_000)
     )
+    assert 4 * TARGETS * 10_000 < kept < large + 2 * full_softmax.FEW_LOGITS_BYTES
+    monkeypatch.setattr(full_softmax, "FEW_LOGITS_BYTES", 0)
+    small = temp_bytes(compiled_gradient(streamed_loss, TARGETS, 10_000, DIM))
     assert abs(large - small) < 2**16
     assert large < 2**21  # the logits alone would be 2 GB, a copy of the table 0.5 GB
     dense = temp_bytes(compiled_gradient(dense_loss, TARGETS, 10_000, DIM))
     assert dense > 4 * TARGETS * 10_000  # so that what is compared can be seen at all
 
 
-def test_a_training_step_holds_one_gradient_of_the_table_and_nothing_else_that_grows(tmp_path):
+def test_a_training_step_holds_one_gradient_of_the_table_and_nothing_else_that_grows(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(full_softmax, "FEW_LOGITS_BYTES", 0)
     bench = Bench(TINY, tmp_path)
     config = bench.config(encoder__dim=DIM)
     sizes = 20_000, 120_000

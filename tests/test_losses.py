@@ -1,5 +1,6 @@
 """Losses against what they are defined as, written out in float64."""
 
+import functools
 import math
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from raserec_jax.losses import default_chunk_items, info_nce, next_item_loss
+from raserec_jax.losses import default_chunk_items, full_softmax, info_nce, next_item_loss
 from tests.golden_files import read_golden
 from tests.quick_jit import quick_jit
 
@@ -67,6 +68,24 @@ def test_next_item_loss_and_gradient(chunk_items, include_padding_class):
     assert_equals_reference(case, 0 if include_padding_class else 1, loss(*case))
 
 
+@pytest.mark.parametrize("scale", [1.0, 12.0, 1e4])
+@pytest.mark.parametrize("include_padding_class", [False, True])
+def test_a_frozen_table_gives_the_same_loss_and_the_same_gradient_to_the_query(
+    scale, include_padding_class
+):
+    case = random_case(scale)
+    settings = {"include_padding_class": include_padding_class, "chunk_items": 8}
+    value, (grad, none) = value_and_grads(**settings, frozen_table=True)(*case)
+    expected, (expected_grad, _) = value_and_grads(**settings)(*case)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    largest = float(jnp.abs(expected_grad).max())
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-4, atol=1e-5 * largest)
+    assert (np.asarray(none) == 0).all()
+    assert quick_jit(functools.partial(next_item_loss, **settings, frozen_table=True))(
+        *case
+    ) == pytest.approx(float(expected), rel=1e-6)
+
+
 @pytest.mark.parametrize("scale", [0.0, 3.0, 6.0, 12.0, 40.0])
 @pytest.mark.parametrize("offset", [0.0, -20.0])
 def test_large_and_very_negative_logits(scale, offset):
@@ -112,8 +131,12 @@ def test_chunk_items_must_not_be_negative():
 
 @pytest.mark.parametrize("batch", [1, 256, 1024, 100_000])
 def test_default_chunks_are_of_a_sensible_size(batch):
-    assert 128 <= default_chunk_items(batch) <= 8192
-    assert default_chunk_items(batch) % 64 == 0
+    many = 50_000_000
+    assert 128 <= default_chunk_items(batch, many) <= 8192
+    assert default_chunk_items(batch, many) % 64 == 0
+    few = full_softmax.FEW_LOGITS_BYTES // 4 // batch
+    assert default_chunk_items(batch, few) == few  # all of them in one chunk
+    assert default_chunk_items(batch, few + 1) <= 8192
 
 
 def naive_info_nce(first, second, temperature, similarity, owners=None):

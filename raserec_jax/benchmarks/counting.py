@@ -150,15 +150,16 @@ def encoder_work(
     )
 
 
-def full_softmax_work(*, targets: int, items: int, dim: int, chunk: int) -> Work:
-    """Loss and gradient of the cross-entropy over the catalogue, in chunks of items."""
+def full_softmax_work(
+    *, targets: int, items: int, dim: int, chunk: int, kept: bool = False
+) -> Work:
+    """Loss and gradient of the cross-entropy over the catalogue, in chunks of items; kept: no logits made again."""
     pieces = items / chunk
     logits = Product(targets, dim, chunk, pieces)
     backward = (Product(targets, chunk, dim, pieces), Product(dim, targets, chunk, pieces))
     # The table is read forward and backward, its gradient written.
-    return Work(
-        (logits, *backward), (logits,), 2.0 * targets * items, 3.0 * items * dim * FLOAT_BYTES
-    )
+    again = () if kept else (logits,)
+    return Work((logits, *backward), again, 2.0 * targets * items, 3.0 * items * dim * FLOAT_BYTES)
 
 
 def sampled_softmax_work(*, targets: int, negatives: int, touched: int, dim: int) -> Work:

@@ -42,12 +42,12 @@ def loss_contestant(what: str, loss, targets: int, items: int, dim: int) -> Cont
     query = 0.1 * jax.random.normal(keys[0], (targets, dim))
     table = 0.1 * jax.random.normal(keys[1], (items + 1, dim))
     target_ids = jax.random.randint(keys[2], (targets,), 1, items + 1)
-    chunk = min(default_chunk_items(targets), items)
+    chunk = min(default_chunk_items(targets, items + 1), items)
     return Contestant(
         what,
         functools.partial(compiled, query, table, target_ids),
         targets,
-        full_softmax_work(targets=targets, items=items, dim=dim, chunk=chunk),
+        full_softmax_work(targets=targets, items=items, dim=dim, chunk=chunk, kept=chunk == items),
         temp_bytes(compiled),
     )
 

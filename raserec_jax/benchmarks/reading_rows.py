@@ -108,12 +108,10 @@ def _stepper(config, constants: MemoryConstants, most: int) -> Stepper:
 def _stage_2_work(config, batch: int, items: int, top_k: int) -> Work:
     """Reader forward and backward; of the softmax only the query's gradient is needed, the table is frozen."""
     dim, reader = config.encoder.dim, config.reader
-    chunk = min(config.finetune.chunk_items or default_chunk_items(batch), items)
+    chunk = min(config.finetune.chunk_items or default_chunk_items(batch, items + 1), items)
     pieces = items / chunk
     logits, gradient = Product(batch, dim, chunk, pieces), Product(batch, chunk, dim, pieces)
-    softmax = Work(
-        (logits, gradient), (logits,), 2.0 * batch * items, 2.0 * items * dim * FLOAT_BYTES
-    )
+    softmax = Work((logits, gradient), (), 1.0 * batch * items, items * dim * FLOAT_BYTES)
     reading = reader_work(
         batch=batch,
         top_k=top_k,

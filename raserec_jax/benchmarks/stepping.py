@@ -122,9 +122,16 @@ def step_work(config, task: Task, params: dict, passes: list, *, reads: int) -> 
     items = table.shape[0] - 1
     rest = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) - math.prod(table.shape)
     if loss.next_item == "full":
-        chunk = loss.chunk_items or default_chunk_items(reads)
-        chunk = min(chunk, items)
-        works.append(full_softmax_work(targets=reads, items=items, dim=encoder.dim, chunk=chunk))
+        chunk = loss.chunk_items or default_chunk_items(reads, items + 1)
+        works.append(
+            full_softmax_work(
+                targets=reads,
+                items=items,
+                dim=encoder.dim,
+                chunk=min(chunk, items),
+                kept=chunk >= items,
+            )
+        )
     else:
         # Dense updates are counted with the optimizer's.
         rows = 0 if touched is None else touched.shape[0]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from raserec_jax.losses.streamed import log_norm, make_chunks, norm_gradients
+from raserec_jax.losses.streamed import log_norm, log_norm_and_mean, make_chunks, norm_gradients
 from raserec_jax.mesh import BATCH_ROWS, DATA, ITEM_ROWS, MODEL, in_force, rows_on
 from raserec_jax.table_rows import add_rows
 
@@ -23,30 +23,45 @@ def sharded_cross_entropy(
     target_ids: Int[Array, " batch"],
     classes: tuple[int, int],
     chunk_items: int,
-    table_gradient: str,
     matmul_dtype: str,
+    table_gradient: str,
 ) -> Float[Array, " batch"]:
     """Loss of each row, in nats; under a mesh of several devices.
 
     Args:
       query, item_table, target_ids: as in `next_item_loss`; neither needs rows that divide evenly.
       classes: (first, end) rows of the table that are classes; those beyond are there to fill up.
-      chunk_items, table_gradient, matmul_dtype: as in `next_item_loss`; chunk_items at least 1.
+      chunk_items, matmul_dtype, table_gradient: as in `next_item_loss`; chunk_items at least 1.
     """
+    filled = _filled_up(query, item_table, target_ids)
+    static = classes, chunk_items, matmul_dtype, table_gradient
+    return _cross_entropy(*filled, *static)[: query.shape[0]]
+
+
+def frozen_sharded_cross_entropy(
+    query: Float[Array, "batch dim"],
+    item_table: Float[Array, "rows dim"],
+    target_ids: Int[Array, " batch"],
+    classes: tuple[int, int],
+    chunk_items: int,
+    matmul_dtype: str,
+) -> Float[Array, " batch"]:
+    """As `sharded_cross_entropy`, for a table that gets no gradient."""
+    filled = _filled_up(query, item_table, target_ids)
+    return _frozen_cross_entropy(*filled, classes, chunk_items, matmul_dtype)[: query.shape[0]]
+
+
+def _filled_up(query: Array, item_table: Array, target_ids: Array) -> tuple[Array, Array, Array]:
+    """With rows of zeros, so that they divide evenly."""
     mesh, batch = in_force(), query.shape[0]
     assert mesh is not None, "called under a mesh"
     missing = rows_on(mesh, BATCH_ROWS, batch) - batch
     rows = rows_on(mesh, ITEM_ROWS, item_table.shape[0])
-    per_row = _cross_entropy(
+    return (
         jnp.pad(query, ((0, missing), (0, 0))),
         jnp.pad(item_table, ((0, rows - item_table.shape[0]), (0, 0))),
         jnp.pad(target_ids, (0, missing)),
-        classes,
-        chunk_items,
-        table_gradient,
-        matmul_dtype,
     )
-    return per_row[:batch]
 
 
 def _on_each_device(function, inputs: tuple, outputs):
@@ -62,13 +77,11 @@ def _cross_entropy(query, item_table, target_ids, *static):
 
 
 def _cross_entropy_fwd(query, item_table, target_ids, *static):
-    classes, chunk_items, _, matmul_dtype = static
+    classes, chunk_items, matmul_dtype, _ = static
 
     def local(query, table, target_ids):
         chunks, place, inside = _own_part(table, target_ids, classes, chunk_items)
-        own = log_norm(query, chunks, matmul_dtype)
-        top = jax.lax.pmax(own, MODEL)
-        norm = top + jnp.log(jax.lax.psum(jnp.exp(own - top), MODEL))
+        norm = _norm_of_all(log_norm(query, chunks, matmul_dtype)[0])
         target_logit = jnp.sum(query * jnp.where(inside[:, None], table[place], 0.0), axis=1)
         return norm, jax.lax.psum(target_logit, MODEL)
 
@@ -79,7 +92,7 @@ def _cross_entropy_fwd(query, item_table, target_ids, *static):
     return norm - target_logit, (query, item_table, target_ids, norm)
 
 
-def _cross_entropy_bwd(classes, chunk_items, table_gradient, matmul_dtype, residuals, cotangent):
+def _cross_entropy_bwd(classes, chunk_items, matmul_dtype, table_gradient, residuals, cotangent):
     def local(query, table, target_ids, norm, cotangent):
         chunks, place, inside = _own_part(table, target_ids, classes, chunk_items)
         scaled = query * cotangent[:, None]
@@ -96,6 +109,37 @@ def _cross_entropy_bwd(classes, chunk_items, table_gradient, matmul_dtype, resid
 
 
 _cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _frozen_cross_entropy(query, item_table, target_ids, *static):
+    return _cross_entropy_fwd(query, item_table, target_ids, *static, "")[0]
+
+
+def _frozen_fwd(query, item_table, target_ids, classes, chunk_items, matmul_dtype):
+    def local(query, table, target_ids):
+        chunks, place, inside = _own_part(table, target_ids, classes, chunk_items)
+        own, mean = log_norm_and_mean(query, chunks, matmul_dtype)
+        norm = _norm_of_all(own)
+        mean = jax.lax.psum(mean * jnp.exp(own - norm)[:, None], MODEL)
+        target = jax.lax.psum(jnp.where(inside[:, None], table[place], 0.0), MODEL)
+        return norm - jnp.sum(query * target, axis=1), mean - target
+
+    inputs = (BATCH_ROWS, ITEM_ROWS, BATCH_ROWS)
+    return _on_each_device(local, inputs, (BATCH_ROWS, BATCH_ROWS))(query, item_table, target_ids)
+
+
+def _frozen_bwd(classes, chunk_items, matmul_dtype, gradient, cotangent):
+    return gradient * cotangent[:, None], None, None
+
+
+_frozen_cross_entropy.defvjp(_frozen_fwd, _frozen_bwd)
+
+
+def _norm_of_all(own: Array) -> Array:
+    """Inside a device: the log-sum-exp over all devices' classes, from that over its own."""
+    top = jax.lax.pmax(own, MODEL)
+    return top + jnp.log(jax.lax.psum(jnp.exp(own - top), MODEL))
 
 
 def _own_part(table: Array, target_ids: Array, classes: tuple[int, int], chunk_items: int):

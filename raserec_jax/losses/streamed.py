@@ -18,7 +18,7 @@ SAFE_LOGIT = 60.0
 class Chunks(NamedTuple):
     """The classes of a table as `full` chunks of `rows` from row `first` on, and a rest from row `rest` on.
 
-    Each is sliced where it is used: chunks stacked beforehand would be a copy of the table.
+    Each is sliced where it is used: chunks stacked beforehand would be a copy of the table. The rest may be all.
 
     counted: (from, to), traced: the rows of the table that are classes; None = all from `first` on.
     """
@@ -41,7 +41,7 @@ class Chunks(NamedTuple):
 
     def walk(self, step, start):
         """step(at, carry) over all full chunks."""
-        return jax.lax.fori_loop(0, self.full, step, start)
+        return jax.lax.fori_loop(0, self.full, step, start) if self.full else start
 
     def classes_of(self, at: Array) -> Array | None:
         """[rows] bool, which rows of a chunk are classes; None = all."""
@@ -60,25 +60,95 @@ class Chunks(NamedTuple):
 def make_chunks(
     table: Array, first: int, chunk_items: int, counted: tuple[Array, Array] | None = None
 ) -> Chunks:
-    """Chunks of at most `chunk_items` rows; the fields as in `Chunks`."""
-    classes = table.shape[0] - first
-    chunk = min(chunk_items, classes)
-    return Chunks(table, first, chunk, classes // chunk, counted)
+    """Chunks of `chunk_items` rows and a rest of fewer; the fields as in `Chunks`."""
+    return Chunks(table, first, chunk_items, (table.shape[0] - first) // chunk_items, counted)
 
 
 def log_norm(
     query: Float[Array, "batch dim"], chunks: Chunks, matmul_dtype: str
-) -> Float[Array, " batch"]:
-    """log sum exp of each row's logits; -1e30 or less where there is no class.
+) -> tuple[Float[Array, " batch"], Float[Array, "batch rest"]]:
+    """log sum exp of each row's logits, -1e30 or less where there is no class; and the logits of the rest, to be kept.
 
     By Cauchy and Schwarz no logit is above |query| |item|. While that is small, as it is in a healthy run, the streamed
     maximum is not needed, which takes as long as the exponentials on a CPU; otherwise it is.
     """
-    rest = chunks.table[chunks.rest :]
-    rest_classes = chunks.classes_of_rest()
 
-    def chunk(at):
-        return chunks.of(at), chunks.classes_of(at)
+    def plain():
+        def add(total, logits, rows, classes):  # a product with ones: the quickest sum on a CPU
+            ones = jnp.ones(rows.shape[0], query.dtype)
+            return total + jnp.exp(logits) @ (
+                ones if classes is None else classes.astype(query.dtype)
+            )
+
+        total, rest = _walk(query, chunks, matmul_dtype, add, jnp.zeros_like(query[:, 0]))
+        return jnp.log(total), rest
+
+    def shifted():
+        def add(carry, logits, rows, classes):
+            top, total = carry
+            logits = _masked(logits, classes)
+            new_top = jnp.maximum(top, jnp.max(logits, axis=1, initial=-1e30))
+            scaled = total * jnp.exp(top - new_top)
+            return new_top, scaled + jnp.sum(jnp.exp(logits - new_top[:, None]), axis=1)
+
+        (top, total), rest = _walk(query, chunks, matmul_dtype, add, _nothing(query))
+        return top + jnp.log(total), rest
+
+    return jax.lax.cond(_bound(query, chunks) <= SAFE_LOGIT, plain, shifted)
+
+
+def log_norm_and_mean(
+    query: Float[Array, "batch dim"], chunks: Chunks, matmul_dtype: str
+) -> tuple[Float[Array, " batch"], Float[Array, "batch dim"]]:
+    """As `log_norm`, and its gradient to the query, which is the mean of the rows under the softmax, in one pass.
+
+    Two products instead of three: for a table that is not trained, whose gradient would need the logits again.
+    """
+
+    def weighted(weights, rows):
+        return einsum("bi,id->bd", weights, rows, matmul_dtype)
+
+    def plain():
+        def add(carry, logits, rows, classes):
+            total, mean = carry
+            exps = jnp.exp(_masked(logits, classes))
+            return total + exps @ jnp.ones(rows.shape[0], query.dtype), mean + weighted(exps, rows)
+
+        start = jnp.zeros_like(query[:, 0]), jnp.zeros_like(query)
+        (total, mean), _ = _walk(query, chunks, matmul_dtype, add, start)
+        return jnp.log(total), mean / _divisor(total)
+
+    def shifted():
+        def add(carry, logits, rows, classes):
+            top, total, mean = carry
+            logits = _masked(logits, classes)
+            new_top = jnp.maximum(top, jnp.max(logits, axis=1, initial=-1e30))
+            exps, before = jnp.exp(logits - new_top[:, None]), jnp.exp(top - new_top)
+            total = total * before + jnp.sum(exps, axis=1)
+            return new_top, total, mean * before[:, None] + weighted(exps, rows)
+
+        start = (*_nothing(query), jnp.zeros_like(query))
+        (top, total, mean), _ = _walk(query, chunks, matmul_dtype, add, start)
+        return top + jnp.log(total), mean / _divisor(total)
+
+    return jax.lax.cond(_bound(query, chunks) <= SAFE_LOGIT, plain, shifted)
+
+
+def _walk(query: Array, chunks: Chunks, matmul_dtype: str, add, start):
+    """add(carry, logits, rows, classes) over the rest and all full chunks: the last carry, and the rest's logits."""
+    rows = chunks.table[chunks.rest :]
+    of_rest = _logits(query, rows, matmul_dtype)
+
+    def step(at, carry):
+        rows = chunks.of(at)
+        return add(carry, _logits(query, rows, matmul_dtype), rows, chunks.classes_of(at))
+
+    start = add(start, of_rest, rows, chunks.classes_of_rest())
+    return chunks.walk(step, start), of_rest
+
+
+def _bound(query: Array, chunks: Chunks) -> Array:
+    """No logit is above it, or below minus it."""
 
     def largest(rows):
         return jnp.max(jnp.sum(rows * rows, axis=1), initial=0.0)
@@ -86,33 +156,17 @@ def log_norm(
     def widest(at, norm):
         return jnp.maximum(norm, largest(chunks.of(at)))
 
-    bound = jnp.sqrt(largest(query) * chunks.walk(widest, largest(rest)))
+    return jnp.sqrt(largest(query) * chunks.walk(widest, largest(chunks.table[chunks.rest :])))
 
-    def plain():
-        def summed(rows, classes):  # a product with ones: the quickest sum on a CPU
-            exps = jnp.exp(_logits(query, rows, matmul_dtype))
-            ones = jnp.ones(rows.shape[0], query.dtype)
-            return exps @ (ones if classes is None else classes.astype(query.dtype))
 
-        return jnp.log(
-            chunks.walk(lambda at, total: total + summed(*chunk(at)), summed(rest, rest_classes))
-        )
+def _divisor(total: Array) -> Array:
+    """[batch, 1], 1 where there is no class: then the mean of nothing is 0."""
+    return jnp.where(total > 0, total, 1.0)[:, None]
 
-    def shifted():
-        def add(carry, rows, classes):
-            top, total = carry
-            logits = _masked(_logits(query, rows, matmul_dtype), classes)
-            new_top = jnp.maximum(top, jnp.max(logits, axis=1, initial=-1e30))
-            kept = total * jnp.exp(top - new_top)
-            return new_top, kept + jnp.sum(jnp.exp(logits - new_top[:, None]), axis=1)
 
-        # A finite start: a rest without any row must not give inf - inf.
-        start = (jnp.full(query.shape[0], -1e30, query.dtype), jnp.zeros_like(query[:, 0]))
-        start = add(start, rest, rest_classes)
-        top, total = chunks.walk(lambda at, carry: add(carry, *chunk(at)), start)
-        return top + jnp.log(total)
-
-    return jax.lax.cond(bound <= SAFE_LOGIT, plain, shifted)
+def _nothing(query: Array) -> tuple[Array, Array]:
+    """Maximum and sum of no logits; finite: a rest without any row must not give inf - inf."""
+    return jnp.full(query.shape[0], -1e30, query.dtype), jnp.zeros_like(query[:, 0])
 
 
 def norm_gradients(
@@ -121,17 +175,18 @@ def norm_gradients(
     chunks: Chunks,
     log_norms: Float[Array, " batch"],
     matmul_dtype: str,
+    of_rest: Float[Array, "batch rest"] | None = None,
 ) -> tuple[Float[Array, "batch dim"], Float[Array, "rows dim"]]:
     """Gradients of the normaliser: of each row's own to its query, and of their weighted sum to the table.
 
     Args:
       scaled: the queries, each times its row's weight.
       log_norms: of all classes, of which those in `chunks` may be a part.
+      of_rest: the rest's logits, as `log_norm` returned them; None: they are computed again, as those of chunks are.
     """
 
-    def gradients(rows, classes):
-        logits = _masked(_logits(query, rows, matmul_dtype), classes)
-        probabilities = jnp.exp(logits - log_norms[:, None])
+    def gradients(rows, logits, classes):
+        probabilities = jnp.exp(_masked(logits, classes) - log_norms[:, None])
         # [dim, chunk]: this way round the small side is transposed, not the block of probabilities.
         grad_rows = einsum("bd,bi->di", scaled, probabilities, matmul_dtype)
         own = einsum("bi,id->bd", probabilities, rows, matmul_dtype)
@@ -140,7 +195,9 @@ def norm_gradients(
 
     def step(at, carry):
         grad_query, grad_table = carry
-        own, grad_rows = gradients(chunks.of(at), chunks.classes_of(at))
+        rows = chunks.of(at)
+        logits = _logits(query, rows, matmul_dtype)
+        own, grad_rows = gradients(rows, logits, chunks.classes_of(at))
         # In place: a stack of the chunks' gradients would be a second table.
         grad_table = jax.lax.dynamic_update_slice_in_dim(
             grad_table, grad_rows, chunks.start(at), axis=0
@@ -148,7 +205,8 @@ def norm_gradients(
         return grad_query + own, grad_table
 
     rest = chunks.table[chunks.rest :]
-    grad_query, grad_rest = gradients(rest, chunks.classes_of_rest())
+    logits = _logits(query, rest, matmul_dtype) if of_rest is None else of_rest
+    grad_query, grad_rest = gradients(rest, logits, chunks.classes_of_rest())
     grad_table = jnp.zeros_like(chunks.table).at[chunks.rest :].set(grad_rest)
     return chunks.walk(step, (grad_query, grad_table))
 

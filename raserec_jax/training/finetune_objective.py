@@ -114,6 +114,7 @@ def finetune_task(
             past=past,
             matmul_dtype=matmul_dtype,
             num_items=num_items,
+            frozen_table=True,
         )
         return term, {"next_item_loss": term}
 
