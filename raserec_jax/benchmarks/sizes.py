@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
     large_queries: int = 4096
     plain_queries: int = 256
     argsort_users: int = 2048
-    scann_banks: tuple[int, ...] = (100_000, 1_000_000)
+    scann_banks: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
     recall_targets: tuple[float, ...] = (0.8, 0.9, 0.95, 0.99)
     opponent_examples: int = 0
     opponent_epochs: int = 2

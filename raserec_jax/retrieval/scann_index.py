@@ -62,6 +62,7 @@ class ScannIndex:
         seed: int = 0,
         brute_force_below: int = BRUTE_FORCE_BELOW,
         tree_from: int = TREE_FROM,
+        exact: ExactIndex | None = None,
     ):
         """Builds and tunes the index.
 
@@ -72,6 +73,7 @@ class ScannIndex:
           top_k: how many neighbours will mostly be asked for; any number may be.
           seed: which of the bank's vectors are asked when tuning. (ScaNN's own training has no seed.)
           brute_force_below, tree_from: rows at which the kind of index changes.
+          exact: of the same bank and rule, if there is one already: it serves here too, and no other is made.
 
         Raises:
           ConfigError: ScaNN is not installed, recall_target is outside (0, 1], an unknown rule, or `before` for a
@@ -88,7 +90,7 @@ class ScannIndex:
         self.eligibility = eligibility
         self.exact_queries = 0
         self.settings = {"kind": _kind(bank.rows, brute_force_below, tree_from)}
-        self._exact: ExactIndex | None = None
+        self._exact = exact
         self._hidden: np.ndarray | None = None
         self._stretch = 1.0
         self._rows: ScannRows | None = None
@@ -107,6 +109,15 @@ class ScannIndex:
         # Where hidden rows take places among the best, more are asked for, of more leaves.
         index._stretch = 1 / max(1 - hidden.mean(), _LEAST_SHOWN)
         index._exact = None if self._exact is None else self._exact.hiding(hidden)
+        return index
+
+    def tuned_to(self, recall_target: float, *, top_k: int = 20, seed: int = 0) -> "ScannIndex":
+        """The same index with settings for another recall target; arguments as of the constructor. What ScaNN has built
+        is shared: settings are told anew in each search."""
+        index = copy.copy(self)
+        index.settings = dict(self.settings)
+        if index.settings["kind"] != "brute_force":
+            index._tune(top_k, recall_target, np.random.default_rng(seed))
         return index
 
     def following(self, bank: MemoryBank) -> "ScannIndex | None":
@@ -191,7 +202,8 @@ class ScannIndex:
         k = min(top_k + 1, rows)  # one more: each vector finds itself
         vectors = unit_rows(self.bank.keys[sample])
         asked = Queries(vectors, self.bank.user_ids[sample], self.bank.lengths[sample])
-        truth = ExactIndex(self.bank, eligibility="all").search(asked, k)
+        exact = self._exact if self.eligibility == "all" else None
+        truth = (exact or ExactIndex(self.bank, eligibility="all")).search(asked, k)
         worst = np.asarray(truth.scores)[:, -1:]
         fetch = min(_first_fetch(k), rows)
 

@@ -90,6 +90,7 @@ def recall_against_exact(
     sample: int = 1000,
     seed: int = 0,
     mesh: Mesh | None = None,
+    exact: ExactIndex | None = None,
 ) -> dict[str, float]:
     """How much of what exact search finds an index finds, and how fast.
 
@@ -105,6 +106,7 @@ def recall_against_exact(
       sample: at most so many queries.
       seed: of the draw.
       mesh: where the exact search runs.
+      exact: of this bank and rule, if there is one already.
 
     Returns:
       recall, in 0..1 (1 if no query may see anything); build_s; queries_per_s, of one call with the sample after a
@@ -133,7 +135,8 @@ def recall_against_exact(
             f"{drawn[violations[0, 0]]} of user {asked.user_ids[violations[0, 0]]}; build the index with "
             f"eligibility={eligibility}"
         )
-    truth = ExactIndex(bank, eligibility=eligibility, mesh=mesh).search(asked, k)
+    exact = exact or ExactIndex(bank, eligibility=eligibility, mesh=mesh)
+    truth = exact.search(asked, k)
     return {
         "recall": _recall(found, truth, bank, asked),
         "build_s": searcher.build_s,

@@ -164,6 +164,24 @@ def test_a_higher_target_searches_more_leaves():
     assert leaves[0] < leaves[1]
 
 
+def test_an_index_is_tuned_to_another_target_without_being_built_again():
+    """And with an exact index of the same bank no other is made, for the truth or for what is short."""
+    bank = make_bank(3000, 16, clusters=1)
+    exact = ExactIndex(bank, eligibility="all")
+    size = {"brute_force_below": 100, "tree_from": 100}
+    index = ScannIndex(bank, eligibility="all", recall_target=0.3, exact=exact, **size)
+    before = dict(index.settings)
+    higher = index.tuned_to(1.0)
+    assert index.settings == before and higher.settings["leaves"] == before["leaves"]
+    assert higher.settings["leaves_to_search"] > before["leaves_to_search"]
+    assert higher._rows is index._rows and higher._exact is exact
+    recalls = [
+        recall_against_exact(one, bank, some_queries(bank, 64), 20, "all", exact=exact)["recall"]
+        for one in (index, higher)
+    ]
+    assert recalls[0] < recalls[1] and recalls[1] > 0.99
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2, 15])
 def test_tiny_banks(rows):
     bank = make_bank(rows, 4)
