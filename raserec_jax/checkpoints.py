@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
 import sys
 import threading
@@ -57,15 +58,16 @@ def save(folder: Path, tree: Any, meta: dict) -> None:
     Raises:
       CheckpointError: it cannot be written (no space, no permission); what was there before is as it was.
     """
-    folder, building = _places(folder)
+    folder = Path(folder).absolute()
+    building = folder.with_name(f".building-{folder.name}")
     with _told(folder):
         try:
-            _begin(folder)
+            _begin(folder, building)
             if jax.tree.leaves(tree):  # Orbax refuses to save nothing
                 with _reported_here(), _checkpointer() as checkpointer:
                     checkpointer.save(building / "tree", tree)
                     checkpointer.wait_until_finished()
-            _put_in_place(folder, tree, meta, _digests(building, _files(building)))
+            _put_in_place(building, folder, tree, meta, _digests(building, _files(building)))
         except Exception:
             shutil.rmtree(building, ignore_errors=True)
             raise
@@ -85,30 +87,29 @@ def save_together(folder: Path, tree: Any, meta: dict) -> None:
     """
     if process_count() == 1:
         return save(folder, tree, meta)
-    folder, building = _places(folder)
+    folder = Path(folder).absolute()
 
-    def begin() -> None:
+    def begin() -> str:
+        # A name of this save alone: a process of a killed job may live on for seconds, and write.
+        name = f".building-{folder.name}-{secrets.token_hex(8)}"
         if is_writer():
             with _told(folder):
-                _begin(folder)
+                _begin(folder, folder.with_name(name))
+        return name
 
     def write() -> dict[str, str]:
         with _told(folder):
             return _write_own(building, tree)
 
-    def finish(digests: dict[str, str]) -> None:
+    def finish() -> None:
         if is_writer():
             with _told(folder):
-                if jax.tree.leaves(tree):
-                    with _reported_here():
-                        merge_pieces(building / "tree")
-                rest = [(name, size) for name, size in _files(building) if name not in digests]
-                _put_in_place(folder, tree, meta, digests | _digests(building, rest))
+                _finish(building, folder, tree, meta, _merged(parts))
 
+    building = folder.with_name(by_all("checkpoint, begun", begin)[0])
     try:
-        by_all("checkpoint, begun", begin)
-        parts = by_all("checkpoint, written", write)  # also those of others are on the disk now
-        by_all("checkpoint, in place", lambda: finish(_merged(parts)))
+        parts = by_all("checkpoint, written", write)
+        by_all("checkpoint, in place", finish)
     except Exception:
         if is_writer():
             shutil.rmtree(building, ignore_errors=True)
@@ -368,17 +369,12 @@ def _whole(folder: Path) -> Path:
     return outgoing if outgoing.exists() and not folder.exists() else folder
 
 
-def _places(folder: Path) -> tuple[Path, Path]:
-    """A checkpoint's final place, and where it is built."""
-    folder = Path(folder).absolute()
-    return folder, folder.with_name(f".building-{folder.name}")
-
-
-def _begin(folder: Path) -> None:
-    """Makes an empty place to build a checkpoint in."""
-    folder, building = _places(folder)
+def _begin(folder: Path, building: Path) -> None:
+    """Makes an empty place to build a checkpoint in, where none is left of a save that was killed."""
     _finish_replacing(folder)
-    shutil.rmtree(building, ignore_errors=True)
+    name = f".building-{folder.name}"
+    for left in [folder.with_name(name), *folder.parent.glob(f"{name}-*")]:
+        shutil.rmtree(left, ignore_errors=True)
     building.mkdir(parents=True)
 
 
@@ -397,9 +393,19 @@ def _write_own(building: Path, tree: Any) -> dict[str, str]:
     return _digests(building, _files(building, own))
 
 
-def _put_in_place(folder: Path, tree: Any, meta: dict, digests: dict[str, str]) -> None:
+def _finish(building: Path, folder: Path, tree: Any, meta: dict, digests: dict[str, str]) -> None:
+    """Merges what all processes wrote, whose digests are given, and puts it in place."""
+    if jax.tree.leaves(tree):
+        with _reported_here():
+            merge_pieces(building / "tree")
+    rest = [(name, size) for name, size in _files(building) if name not in digests]
+    _put_in_place(building, folder, tree, meta, digests | _digests(building, rest))
+
+
+def _put_in_place(
+    building: Path, folder: Path, tree: Any, meta: dict, digests: dict[str, str]
+) -> None:
     """Writes the manifest of what was built, and gives it its name."""
-    _, building = _places(folder)
     manifest = {"meta": meta, "leaves": _describe(tree), "sha256": digests}
     (building / "manifest.json").write_bytes(_manifest_bytes(manifest))
     _replace(building, folder)
