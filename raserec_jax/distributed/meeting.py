@@ -43,7 +43,8 @@ def process_id() -> int:
 
 
 def is_writer() -> bool:
-    """Whether this process writes: the workdir, the terminal, the report. Process 0 does."""
+    """Whether this process writes: the workdir but for its part of checkpoints, the terminal, the report. Process 0
+    does."""
     return process_id() == 0
 
 
