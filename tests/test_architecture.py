@@ -51,7 +51,8 @@ ALLOWED = {
     },
     "presets": {"config_rules", "semantic"},
     "config_rules": {"semantic"},
-    "checkpoints": {"distributed"},
+    "checkpoints": {"distributed", "piece_files"},
+    "piece_files": {"distributed"},
     "distributed": set(),
     "metric_writer": set(),
 }

@@ -179,6 +179,15 @@ def test_a_step_may_be_damaged_twice(root):
     assert len([name for name in names_in(root) if name.startswith("damaged-")]) == 2
 
 
+def test_processes_digest_all_files_and_about_as_many_bytes_each():
+    files = [(f"file{one}", one % 7) for one in range(50)]
+    shares = checkpoints._shares(files, 3)
+    assert sorted(file for share in shares for file in share) == sorted(files)
+    sizes = [sum(size for _, size in share) for share in shares]
+    assert max(sizes) - min(sizes) <= 6
+    assert checkpoints._shares(files[:2], 3)[2] == []
+
+
 def test_an_unfinished_save_is_no_checkpoint(root):
     (root / "000000003").rename(root / ".building-000000004")
     assert checkpoints.restore_newest(root, make_state())[1] == {"epochs_done": 2}

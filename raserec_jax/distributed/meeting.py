@@ -43,7 +43,8 @@ def process_id() -> int:
 
 
 def is_writer() -> bool:
-    """Whether this process writes: the workdir, the terminal, the report. Process 0 does."""
+    """Whether this process writes: the workdir but for its part of checkpoints, the terminal, the report. Process 0
+    does."""
     return process_id() == 0
 
 
@@ -141,6 +142,35 @@ def by_writer(name: str, make: Callable[[], Any], limit_s: float = LIMIT_S) -> A
     if "error" in answer:
         raise LostProcessError(f"{name}: process 0 failed: {answer['words']}")
     return answer["made"]
+
+
+def by_all(name: str, make: Callable[[], Any], limit_s: float = LIMIT_S) -> list[Any]:
+    """What each process makes, for all, in the order of the processes; all have made it when this returns.
+
+    Args:
+      name: as `exchange`.
+      make: gives a JSON value, or None.
+
+    Raises:
+      what `make` raises here; the library's own errors are raised on all processes, those of the first that has one.
+    """
+    if process_count() == 1:
+        return [make()]
+    raised: Exception | None = None
+    try:
+        answer: dict[str, Any] = {"made": make()}
+    except Exception as error:
+        raised, kind = error, type(error).__name__
+        answer = {"error": kind if kind in _TOLD else "", "words": str(error)}
+    answers = [json.loads(text) for text in exchange(name, json.dumps(answer), limit_s)]
+    if raised is not None and not answer["error"]:
+        raise raised
+    for one, theirs in enumerate(answers):
+        if theirs.get("error"):
+            raise getattr(errors, theirs["error"])(theirs["words"]) from raised
+        if "error" in theirs:
+            raise LostProcessError(f"{name}: {named([one])} failed: {theirs['words']}")
+    return [theirs["made"] for theirs in answers]
 
 
 def of_writer(name: str, value: Any) -> Any:

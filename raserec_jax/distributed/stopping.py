@@ -1,6 +1,8 @@
 """When to stop: one process is asked to, all stop at the same place."""
 
 import itertools
+import os
+import signal
 
 from jax.experimental import multihost_utils
 
@@ -8,6 +10,11 @@ from raserec_jax.distributed.meeting import process_count
 
 _places = itertools.count(1)
 _stopping = False
+
+
+def stop_all() -> None:
+    """Asks all processes of a job to stop at one place, as a SIGTERM to this one does."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def stop_agreed() -> bool:

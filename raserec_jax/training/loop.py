@@ -20,9 +20,16 @@ from jax.sharding import Mesh
 from raserec_jax import checkpoints
 from raserec_jax.batching.prefetch import Prefetch
 from raserec_jax.batching.record_feed import Calls
-from raserec_jax.distributed import barrier, is_writer, of_writer
+from raserec_jax.distributed import barrier, of_writer, to_host
 from raserec_jax.errors import CheckpointError, Interrupted, NonFiniteLossError
-from raserec_jax.mesh import put_everywhere, put_tree, use, without_padding
+from raserec_jax.mesh import (
+    filled_up_shapes,
+    on_mesh_shapes,
+    put_everywhere,
+    put_tree,
+    use,
+    without_padding,
+)
 from raserec_jax.training.early_stopping import EarlyStopping, should_stop, update
 from raserec_jax.training.objectives import Task
 from raserec_jax.training.optimizer import SkipState
@@ -145,7 +152,7 @@ def fit(
     barrier(f"{stage}: all saved")
     if stop.asked():  # it came while the last save was under way
         raise Interrupted(f"{stage}: stopped at its end, state saved")
-    params, meta = checkpoints.restore(best_folder, served(run.template.params))
+    params, meta = checkpoints.restore(best_folder, served(run.template.params), together=True)
     _check_best(best_folder, meta["epoch"] == run.stopping.best_epoch)
     rate = run.steps_done / max(run.seconds, 1e-9)
     return FitResult(
@@ -184,9 +191,10 @@ class _Fit:
         self.served: Callable[[dict], dict] = lambda params: params
         refreshes = task.refresh is not None
         self.state = create_state(init_params, optimizer, refreshes=refreshes, mesh=mesh)
-        self.template = jax.eval_shape(lambda state: state, self.state)
+        self.template, onto = jax.eval_shape(lambda state: state, self.state), None
         if mesh is not None:
             self.template = without_padding(self.template, num_items)
+            onto = on_mesh_shapes(mesh, filled_up_shapes(mesh, self.template))
         self.stopping, self.constants = EarlyStopping(), None
         self.epoch, self.seconds = 0, 0.0
         self.sums: dict[str, float] = {}  # of the epoch so far
@@ -196,7 +204,7 @@ class _Fit:
             "key": np.asarray(jax.random.key_data(key)).tolist(),
             "steps_per_epoch": task.steps_per_epoch,
         }
-        restored = checkpoints.restore_newest(folder, self.template)
+        restored = checkpoints.restore_newest(folder, self.template, onto=onto)
         if restored is not None:
             self._resume(*restored)
         self.run_steps = make_run_steps(task, optimizer)
@@ -212,27 +220,25 @@ class _Fit:
                 f"{self.folder}: these checkpoints are of another run: {'; '.join(differing[:6])}; give another "
                 "--workdir, or the configuration and data that they were made with"
             )
-        self.state = state if self.mesh is None else put_tree(self.mesh, state)
+        self.state = state
         self.stopping = EarlyStopping(*meta["stopping"])
         self.epoch, self.seconds = meta["epochs_done"], meta["seconds"]
         self.sums = meta.get("sums", {})
         if self.stopping.best_epoch >= 0:
             # Later than the state's, if the state after it was never saved: then that epoch is run once more.
-            saved = checkpoints.read_meta(self.best_folder)["epoch"]
+            saved = checkpoints.read_meta(self.best_folder, together=True)["epoch"]
             _check_best(self.best_folder, saved >= self.stopping.best_epoch)
 
     @property
     def steps_done(self) -> int:
         return int(self.state.step)
 
-    def on_host(self, tree: Any) -> Any:
-        """A copy of a part of the state, as it is on one device, in memory of the host."""
-        tree = host_copy(tree)
-        return tree if self.mesh is None else without_padding(tree, self.num_items)
-
     def unspread(self, tree: Any) -> Any:
-        """A part of the state on one device."""
-        return tree if self.mesh is None else jax.tree.map(jnp.asarray, self.on_host(tree))
+        """A part of the state on one device; of several processes each gathers it."""
+        if self.mesh is None:
+            return tree
+        whole = without_padding(jax.tree.map(to_host, tree), self.num_items)
+        return jax.tree.map(jnp.asarray, whole)
 
     def spread(self, constants: Any) -> Any:
         """What steps read, where they read it."""
@@ -254,15 +260,16 @@ class _Fit:
             "sums": self.sums,
             "identity": self.identity,
         }
-        state, step = self.on_host(self.state), self.steps_done
+        state, step = host_copy(self.state), self.steps_done
+        if self.mesh is not None:
+            state = without_padding(state, self.num_items)
 
         def write() -> None:
             if best is not None:
-                checkpoints.save(self.best_folder, self.served(state.params), best)
+                checkpoints.save_together(self.best_folder, self.served(state.params), best)
             checkpoints.save_step(self.folder, step, state, meta, keep=self.settings.keep)
 
-        if is_writer():  # the others have done their part: `on_host` gathers
-            self.saver.submit(write)
+        self.saver.submit(write)
 
     def finish_saving(self) -> None:
         """Returns when what was handed over is on disk, whichever process writes it."""

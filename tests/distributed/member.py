@@ -25,14 +25,23 @@ def meet() -> None:
     made = distributed.by_writer("making", lambda: {"by": own})
     say("by_writer", made)
 
+    say("by_all", distributed.by_all("each", lambda: {"by": own}))
+
     def fail(kind):
         raise kind("the disk is full")
+
+    def fail_on_1():
+        return fail(CheckpointError) if own == 1 else own
 
     for kind in (CheckpointError, DataError):
         try:
             distributed.by_writer("failing", lambda kind=kind: fail(kind))
         except kind as error:
             say("told", type(error).__name__, error)
+    try:
+        distributed.by_all("one fails", fail_on_1)
+    except CheckpointError as error:
+        say("told by 1", error)
     distributed.agreed("same", "one", "thing")
     try:
         distributed.agreed("other", str(own == 2), "thing")

@@ -44,8 +44,10 @@ def test_processes_meet_exchange_and_hear_of_errors():
         "empty ['', '', '']",
         "of_writer {'own': 0, 'value': 0.1}",
         "by_writer {'by': 0}",
+        "by_all [{'by': 0}, {'by': 1}, {'by': 2}]",
         "told CheckpointError the disk is full",
         "told DataError the disk is full",
+        "told by 1 the disk is full",
     ]
     for _, lines in ends:
         assert lines[: len(said)] == said

@@ -2,6 +2,8 @@
 
 import pathlib
 import socket
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from tests.resume.runs import Runs, exit_code_and_output
 
@@ -15,9 +17,20 @@ def free_port() -> int:
 
 
 class Job:
-    """The processes of a job, by their ids; as a context, none is left behind."""
+    """The processes of a job, by their ids; as a context, none is left behind.
 
-    def __init__(self, runs: Runs, workdir: pathlib.Path, count: int, *flags: str):
+    Args:
+      most_bytes: process -> size that no file it writes may exceed, as on a full disk.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        workdir: pathlib.Path,
+        count: int,
+        *flags: str,
+        most_bytes: Mapping[int, int] = MappingProxyType({}),
+    ):
         port = free_port()
         self.processes = [
             runs.start(
@@ -27,6 +40,7 @@ class Job:
                 f"--process_id={one}",
                 f"--heartbeat_s={HEARTBEAT_S}",
                 *flags,
+                most_bytes=most_bytes.get(one),
             )
             for one in range(count)
         ]

@@ -6,16 +6,26 @@ import shutil
 import signal
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 from raserec_jax import checkpoints
+from raserec_jax.mesh import (
+    MeshShape,
+    filled_up_shapes,
+    make_mesh,
+    on_mesh_shapes,
+    without_padding,
+)
 from raserec_jax.report.results import read_json
 from tests.parallel.jobs import Job
-from tests.resume.runs import Runs, assert_same_run, wait_for
+from tests.resume.runs import Runs, assert_same_run, leftovers, wait_for
 
 REST = "--stages=memory,evaluate"
+# Each of two processes has half of the item table, and so writes a part of every checkpoint.
+SPREAD = "--mesh=data:1,model:2"
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +45,9 @@ def of_one(runs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def of_two(runs, tmp_path_factory):
-    """The same of two processes."""
+    """The same of two processes, over which the item table is spread."""
     workdir = tmp_path_factory.mktemp("two") / "run"
-    with Job(runs, workdir, 2) as job:
+    with Job(runs, workdir, 2, SPREAD) as job:
         job.finish()
     return workdir
 
@@ -83,8 +93,91 @@ def steps_of(workdir) -> list[str]:
     return [folder.name for folder in checkpoints.step_folders(workdir / "checkpoints/pretrain")]
 
 
+def unfinished(workdir, copy):
+    """A copy of a workdir whose stage 1 is to be gone on with from its newest checkpoint."""
+    shutil.copytree(workdir, copy)
+    (copy / "stages" / "pretrain.json").unlink()
+    return copy
+
+
+def files_of(folder, process: int) -> list:
+    """What a process wrote of a checkpoint, the largest file first."""
+    files = [
+        path for path in (folder / f"tree/ocdbt.process_{process}").rglob("*") if path.is_file()
+    ]
+    return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+def template_of(folder):
+    """The shapes in a checkpoint of parameters."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(folder.absolute() / "tree")
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
 def test_two_processes_train_as_one_does(of_one, of_two):
     assert_close_run(of_two, of_one)
+
+
+def test_each_process_writes_its_part_and_any_mesh_reads_them(of_one, of_two):
+    """What is stored does not tell of the mesh: the same names and shapes, and no row that only fills a mesh up."""
+    for part in ("best/pretrain", *(f"checkpoints/pretrain/{name}" for name in steps_of(of_two))):
+        folder = of_two / part
+        of_each = [files_of(folder, one) for one in (0, 1)]
+        assert all(of_each)
+        manifest = read_json(folder / "manifest.json")
+        names = {path.relative_to(folder).as_posix() for files in of_each for path in files}
+        assert names < set(manifest["sha256"])
+        assert manifest["leaves"] == read_json(of_one / part / "manifest.json")["leaves"]
+        assert files_of(of_one / part, 0) and not files_of(of_one / part, 1)
+    best = of_two / "best/pretrain"
+    template = template_of(best)
+    params, meta = checkpoints.restore(best, template)
+    mesh = make_mesh(MeshShape(2, 4), jax.devices()[:8])
+    onto = on_mesh_shapes(mesh, filled_up_shapes(mesh, template))
+    spread, meta_again = checkpoints.restore(best, template, onto=onto)
+    assert meta == meta_again
+    table = params["item_table"]
+    assert [len(piece.data) for piece in spread["item_table"].addressable_shards] == [6] * 8
+    assert not np.any(spread["item_table"][len(table) :])
+    back = without_padding(spread, len(table) - 1)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_a_flipped_bit_in_the_part_of_one_process_sets_the_step_aside(runs, of_two, tmp_path):
+    """All find it, go on from the step before, and end with the same bits."""
+    workdir = unfinished(of_two, tmp_path / "run")
+    newest = checkpoints.step_folders(workdir / "checkpoints/pretrain")[-1]
+    path = files_of(newest, 1)[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    with Job(runs, workdir, 2, SPREAD) as job:
+        said = [output for _, output in job.ends()]
+    words = f"{path.relative_to(newest).as_posix()} does not match its recorded sha256"
+    assert [words in output for output in said] == [True, False]  # process 0 speaks for all
+    assert (newest.parent / f"damaged-{newest.name}").is_dir()
+    assert_same_run(workdir, of_two)
+
+
+def test_two_processes_go_on_from_what_one_wrote_past_a_full_disk(runs, of_one, of_two, tmp_path):
+    """The disk of process 1 is full first: both say the same sentence, and what was there is as it was."""
+    workdir = unfinished(of_one, tmp_path / "run")
+    shutil.rmtree(checkpoints.step_folders(workdir / "checkpoints/pretrain")[-1])
+    before, best = steps_of(workdir), (workdir / "best/pretrain/manifest.json").read_bytes()
+    with Job(runs, workdir, 2, SPREAD, most_bytes={1: 200}) as job:
+        ends = job.ends()
+    assert [code for code, _ in ends] == [2, 2], ends
+    said = {output.splitlines()[-1] for _, output in ends}
+    words = (
+        r"error: .*: the checkpoint cannot be written \(File too large, on process 1 \(.*\)\); free"
+    )
+    assert len(said) == 1 and re.match(words, said.pop()), ends
+    assert steps_of(workdir) == before and not leftovers(workdir)
+    assert (workdir / "best/pretrain/manifest.json").read_bytes() == best
+    with Job(runs, workdir, 2, SPREAD) as job:
+        job.finish()
+    assert_close_run(workdir, of_one)
 
 
 def test_two_processes_search_and_evaluate_exactly_as_one_does(runs, of_one, tmp_path):
@@ -121,9 +214,9 @@ def kill(job: Job, workdir, which: int, draw: random.Random) -> None:
 def test_a_killed_job_ends_with_the_same_bits(runs, of_two, tmp_path, which):
     """kill -9 of the process that writes and coordinates, or of the other; then to the end."""
     workdir = tmp_path / "run"
-    with Job(runs, workdir, 2) as job:
+    with Job(runs, workdir, 2, SPREAD) as job:
         kill(job, workdir, which, random.Random(7))
-    with Job(runs, workdir, 2) as job:
+    with Job(runs, workdir, 2, SPREAD) as job:
         job.finish()
     assert_same_run(workdir, of_two)
 
@@ -150,7 +243,9 @@ def test_ten_kills_at_random_instants_change_no_bit(runs, of_two, tmp_path):
     draw, killed, compared = random.Random(10), 0, 0
     while killed < 10:
         workdir = tmp_path / f"run{compared}"
-        with Job(runs, workdir, 2) as job:
+        with Job(
+            runs, workdir, 2, SPREAD, "--start_s=60"
+        ) as job:  # a kill may come before they meet
             time.sleep(draw.uniform(0, 20))
             process = job.processes[draw.randrange(2)]
             killed += process.poll() is None
@@ -159,6 +254,6 @@ def test_ten_kills_at_random_instants_change_no_bit(runs, of_two, tmp_path):
         if codes == [0, 0]:
             assert_same_run(workdir, of_two)
             compared += 1
-    with Job(runs, workdir, 2) as job:
+    with Job(runs, workdir, 2, SPREAD) as job:
         job.finish()
     assert_same_run(workdir, of_two)
