@@ -45,12 +45,13 @@ def generate(path: pathlib.Path, rows: int, ids: str, num_items: int, seed: int 
     lengths = np.ceil(draw.lognormal(1.6, 1.0, size=rows // MEAN_LENGTH + 1)).astype(np.int64)
     users = np.repeat(np.arange(lengths.size), lengths)
     missing = draw.integers(0, lengths.size, max(rows - users.size, 0))
-    users = np.concatenate([users, missing])[:rows]
-    items = power_law(draw, rows, num_items)
+    users = np.concatenate([users, missing])[:rows].astype(np.int32)
+    items = power_law(draw, rows, num_items).astype(np.int32)
     joined = draw.integers(1_000_000_000, 1_380_000_000, lengths.size)
-    times = joined[users] + draw.exponential(86_400 * 90, rows).astype(np.int64)
+    times = (joined[users] + draw.exponential(86_400 * 90, rows).astype(np.int64)).astype(np.int32)
     order = np.argsort(times, kind="stable")
     users, items, times = users[order], items[order], times[order]
+    del order
     form = path.name.removesuffix(".gz").rpartition(".")[2]
     compressor = zlib.compressobj(6, wbits=31) if path.suffix == ".gz" else None
     with open(path, "wb") as file:
@@ -70,13 +71,14 @@ def texts(users: np.ndarray, items: np.ndarray, times: np.ndarray, ids: str, for
     """Yields the header and the rows as bytes."""
     header, *between = FORMS[form]
     yield header
-    # Spread over the range of names, as real ids are: neighbours in time are no neighbours in name.
-    users, items = users * 7_919_999 % 2**31, items * 1_299_709 % 2**31
     for start in range(0, len(users), _BATCH):
         rows = slice(start, start + _BATCH)
-        parts = [column.astype("S") for column in (users[rows], items[rows], times[rows])]
+        # Spread over the range of names, as real ids are: neighbours in time are no neighbours in name.
+        some_users = users[rows].astype(np.int64) * 7_919_999 % 2**31
+        some_items = items[rows].astype(np.int64) * 1_299_709 % 2**31
+        parts = [column.astype("S") for column in (some_users, some_items, times[rows])]
         if ids == "strings":
-            parts[0], parts[1] = named(users[rows], b"A", 13), named(items[rows], b"B0", 8)
+            parts[0], parts[1] = named(some_users, b"A", 13), named(some_items, b"B0", 8)
         line = np.full(1, between[0])
         for part, mark in zip(parts, between[1:], strict=True):
             line = np.strings.add(np.strings.add(line, part), mark)
