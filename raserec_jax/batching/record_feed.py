@@ -2,7 +2,8 @@
 
 They are the very batches of `feeds` and `host_feed`, functions of the epoch's order and the step alone. So a resumed
 run needs no state of an iterator, on any number of worker processes: Grain's random access serves it. What stays in
-memory is a few numbers per window; items are read where they are used.
+memory is a few numbers per window; items are read where they are used, in a job of several processes by the process on
+whose devices they lie (`shares`).
 """
 
 import contextlib

@@ -244,9 +244,9 @@ class _Fit:
 
     def sent(self, batches: Any) -> Any:
         """Batches from the host, on the device, or this process's share of them on its devices of the mesh."""
-        return (
-            jax.device_put(batches) if self.mesh is None else send(self.mesh, self.share, batches)
-        )
+        if self.mesh is None:
+            return jax.device_put(batches)
+        return send(self.mesh, self.share, batches)
 
     def joined(self, batches: Any) -> Any:
         """What was sent, on every device; devices exchange their rows, so only the thread that runs the steps asks."""

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 
@@ -131,6 +132,7 @@ class _Prepared:
             folder = self._work / f"pass-{number}"
             with _errors():
                 self._pipelines.core_pass(self._options(), self.folder, per_user, per_item, folder)
+            shutil.rmtree(self.folder)
             self.folder = folder
         if not self._totals().users:
             raise no_core(self._name, per_user, per_item, first.longest, longest)

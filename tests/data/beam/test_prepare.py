@@ -55,7 +55,7 @@ FULL = ("user_id", "item_id", "timestamp", "rating")
     ("kind", "names", "filters"),
     [
         ("integers", FULL, Filters(min_interactions=4, min_rating=2)),
-        ("text", FULL, Filters(min_interactions=5, duplicates="last", max_history=12)),
+        ("text", FULL, Filters(min_interactions=3, duplicates="last", max_history=12)),
         ("text", FULL[:2], Filters(min_interactions=1, duplicates="first", min_history=6)),
     ],
 )
