@@ -43,6 +43,13 @@ EXTRAS = {
         "importlib-resources>=6",
         "tensorflow-datasets>=4.9.8",
     ],
+    # Not part of "all": it takes protobuf back to 6 and pyarrow to 25.
+    "beam": [
+        "apache-beam>=2.77",
+        "array-record>=0.5.1",
+        "importlib-resources>=6",
+        "tensorflow-datasets>=4.9.8",
+    ],
     "dev": [
         "beartype>=0.20",
         "flatbuffers>=24",
@@ -61,7 +68,9 @@ EXTRAS = {
 }
 # Some 60 MB, without TensorFlow: the tests of records and of Grain's feed run everywhere.
 EXTRAS["dev"] += EXTRAS["tfds"]
-EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS["all"] = sorted(
+    {requirement for name, extra in EXTRAS.items() if name != "beam" for requirement in extra}
+)
 
 setup(
     name="raserec_jax",

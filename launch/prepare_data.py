@@ -6,6 +6,7 @@ Examples:
   python launch/prepare_data.py --interactions=ratings.dat --min_rating=4 --from_date=2001-01-01
   python launch/prepare_data.py --interactions=sales.csv --columns=user_id=customer,item_id=sku,timestamp=when
   python launch/prepare_data.py --interactions=huge.tsv.gz --output=prepared --on_disk=yes
+  python launch/prepare_data.py --interactions='logs/*.tsv' --output=prepared --form=tfds --beam=--runner=DirectRunner
 """
 
 from absl import flags
@@ -58,6 +59,13 @@ _ON_DISK = flags.DEFINE_enum(
     preparation.ON_DISK,
     "sort on the disk, beside the output, so that memory does not grow with the log; auto: files of 1 GiB or more",
 )
+_BEAM = flags.DEFINE_string(
+    "beam",
+    None,
+    "prepare by Beam's workers, with these options of Beam, such as '--runner=DirectRunner --direct_num_workers=4'; "
+    "--interactions may be a pattern of files, in the order of their names, each with its header; with --form=tfds and "
+    "without dates",
+)
 
 
 def _progress(*about):
@@ -88,6 +96,7 @@ def main(argv):
             output=_OUTPUT.value,
             form=_FORM.value,
             on_disk=_ON_DISK.value,
+            beam=_BEAM.value,
             progress=_progress,
         )
     )

@@ -27,6 +27,7 @@ REPLICATED = PartitionSpec()
 BATCH_ROWS = PartitionSpec(DATA)  # rows of batches, queries, ranks
 ITEM_ROWS = PartitionSpec(MODEL)  # rows of the item table and of its optimiser state
 BATCH_BY_ITEMS = PartitionSpec(DATA, MODEL)  # scores of drawn items
+CALL_ROWS = PartitionSpec(None, DATA)  # of the batches of several steps, stacked
 MEMORY_ROWS = PartitionSpec((DATA, MODEL))  # keys, values and owners of the memory
 
 ITEM_TABLE = "item_table"
@@ -152,6 +153,32 @@ def put(mesh: Mesh, spec: PartitionSpec, array: Array | np.ndarray | np.generic 
         return np.pad(part, missing) if any(short for _, short in missing) else part
 
     return jax.make_array_from_callback(shape, sharding, piece)
+
+
+def own_parts(mesh: Mesh) -> tuple[int, ...]:
+    """The places along `data` where this process has devices, increasing."""
+    own = [[one.process_index == jax.process_index() for one in row] for row in mesh.devices]
+    return tuple(np.flatnonzero(np.any(own, axis=1)).tolist())
+
+
+def put_parts(mesh: Mesh, own: tuple[int, ...], array: np.ndarray) -> Array:
+    """Stacked rows of which each process has the parts for its own devices, onto the mesh as one global array.
+
+    Args:
+      own: the parts that this process has, of as many as there are places along `data`.
+      array: [steps, rows, ...] these parts one after the other, all of equally many rows.
+
+    Returns:
+      [steps, rows of all parts, ...], over `data`.
+    """
+    each = array.shape[1] // len(own)
+    shape = (array.shape[0], each * mesh.shape[DATA], *array.shape[2:])
+
+    def piece(index):
+        first = own.index((index[1].start or 0) // each) * each
+        return array[:, first : first + each]
+
+    return jax.make_array_from_callback(shape, placed(mesh, CALL_ROWS), piece)
 
 
 def in_force() -> AbstractMesh | None:

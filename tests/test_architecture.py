@@ -66,6 +66,7 @@ CONFINED = {
     "sentence_transformers": ("semantic/sentence_encoder.py",),
     # An extra; all else asks for it by `data.records.libraries.extra`.
     "tensorflow_datasets": ("data/records/builder.py",),
+    "apache_beam": ("data/beam/pipelines.py",),
     "array_record": (),
     "grain": (),
     "tensorflow": (),

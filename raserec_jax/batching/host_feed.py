@@ -5,21 +5,47 @@ epoch's order and the step, as on the device, so a resumed run sees the same.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from raserec_jax.batching.feeds import Batch, TrainingFeed
+from raserec_jax.batching.shares import Share
 
 
-def host_batches(feed: TrainingFeed, order: np.ndarray, first: int, count: int, most: int) -> Batch:
+class Places(NamedTuple):
+    """A batch before its items are looked up; the fields that it has in common with `Batch` are as there.
+
+    token_places: [rows, seq] int32 where in `FeedArrays.item_ids` each item is, -1 = none.
+    """
+
+    token_places: np.ndarray
+    segment_ids: np.ndarray
+    positions: np.ndarray
+    read_rows: np.ndarray
+    read_columns: np.ndarray
+    example_ids: np.ndarray
+    weights: np.ndarray
+
+
+def host_batches(
+    feed: TrainingFeed,
+    order: np.ndarray,
+    first: int,
+    count: int,
+    most: int,
+    share: Share | None = None,
+) -> Batch:
     """The batches of steps first..first + count - 1 of an epoch, stacked: NumPy arrays [most, ...], 0 after the last.
 
     Args:
       feed: made with `on_host`.
       order: `feeds.epoch_order`, on the host.
+      share: that of this process, as `shares.send` takes it; None: all of each batch.
     """
-    make = prefix_batch if feed.arrays.rows is None else packed_batch
-    return stacked((make(feed, at) for at in at_steps(order, feed.per_step, first, count)), most)
+    find = prefix_places if feed.arrays.rows is None else packed_places
+    steps = at_steps(order, feed.per_step, first, count)
+    return stacked((filled(feed, find(feed, at), share) for at in steps), most)
 
 
 def at_steps(order: np.ndarray, per_step: int, first: int, count: int) -> Iterator[np.ndarray]:
@@ -40,27 +66,27 @@ def stacked(batches: Iterable[Batch], most: int) -> Batch:
     return found
 
 
-def packed_batch(feed: TrainingFeed, row: np.ndarray) -> Batch:
-    """`feeds._packed_batch`: rows of the order, -1 = none."""
+def packed_places(feed: TrainingFeed, row: np.ndarray) -> Places:
+    """Of `feeds._packed_batch`: rows of the order, -1 = none."""
     arrays = feed.arrays
     real, row = (row >= 0)[:, None], np.maximum(row, 0)
     examples = np.where(real, arrays.row_examples[row], -1).reshape(-1)
     read = np.flatnonzero(examples >= 0)
     flat = np.zeros(feed.reads, np.int32)
     flat[: len(read)] = read
-    return _batch(
-        feed,
+    return Places(
         np.where(real, arrays.rows.token_places[row], -1),
         np.where(real, arrays.rows.segment_ids[row], 0),
         arrays.rows.positions[row],
-        (flat // feed.row_len, flat % feed.row_len),
+        flat // feed.row_len,
+        flat % feed.row_len,
         np.maximum(examples[flat], 0),
         np.arange(feed.reads) < len(read),
     )
 
 
-def prefix_batch(feed: TrainingFeed, example_ids: np.ndarray) -> Batch:
-    """`feeds.example_batch`: examples of the order, -1 = none; the packing is that of `packing.pack_on_device`."""
+def prefix_places(feed: TrainingFeed, example_ids: np.ndarray) -> Places:
+    """Of `feeds.example_batch`: examples of the order, -1 = none; the packing is that of `packing.pack_on_device`."""
     real, example_ids = example_ids >= 0, np.maximum(example_ids, 0)
     starts = feed.arrays.starts[example_ids]
     lengths = np.where(real, feed.arrays.lengths[example_ids], 0)
@@ -83,17 +109,25 @@ def prefix_batch(feed: TrainingFeed, example_ids: np.ndarray) -> Batch:
         segment_ids[taken] = column + 1
         read[:, window] = row, max(column + length - 1, 0)
         fits[window] = True
-    return _batch(feed, places, segment_ids, positions, tuple(read), example_ids, real & fits)
+    return Places(places, segment_ids, positions, *read, example_ids, real & fits)
 
 
-def _batch(feed, places, segment_ids, positions, read, example_ids, weights) -> Batch:
+def filled(feed: TrainingFeed, found: Places, share: Share | None = None) -> Batch:
+    """The batch with its items and targets, or a share of it."""
+    places, segment_ids, positions = found.token_places, found.segment_ids, found.positions
+    target_ids = feed.arrays.target_ids[found.example_ids].astype(np.int32)
+    if share is not None:
+        target_ids = share.of_reads(target_ids, found.read_rows, len(places))
+        places = share.of_rows(places, fill=-1)
+        segment_ids, positions = share.of_rows(segment_ids), share.of_rows(positions)
     items = feed.arrays.item_ids[np.maximum(places, 0)]
     return Batch(
         np.where(places >= 0, items, 0).astype(np.int32),
         segment_ids.astype(np.int32),
         positions.astype(np.int32),
-        *read,
-        example_ids.astype(np.int32),
-        feed.arrays.target_ids[example_ids].astype(np.int32),
-        weights.astype(np.float32),
+        found.read_rows.astype(np.int32),
+        found.read_columns.astype(np.int32),
+        found.example_ids.astype(np.int32),
+        target_ids,
+        found.weights.astype(np.float32),
     )

@@ -2,7 +2,8 @@
 
 They are the very batches of `feeds` and `host_feed`, functions of the epoch's order and the step alone. So a resumed
 run needs no state of an iterator, on any number of worker processes: Grain's random access serves it. What stays in
-memory is a few numbers per window; items are read where they are used.
+memory is a few numbers per window; items are read where they are used, in a job of several processes by the process on
+whose devices they lie (`shares`).
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import numpy as np
 from raserec_jax.batching import host_feed
 from raserec_jax.batching.feeds import Batch, FeedArrays, TrainingFeed, packed_sizes
 from raserec_jax.batching.packing import PackedRows, default_row_len, lay_out, rows_needed
+from raserec_jax.batching.shares import Share
 from raserec_jax.batching.windows import training_examples, user_windows
 from raserec_jax.data.records.libraries import extra
 from raserec_jax.data.sources import PathLike
@@ -73,51 +75,43 @@ class CallMaker:
         self._users, self._feed, self._layout = users, feed, layout
         self._first_example, self._max_len = first_example, max_len
 
-    def batches(self, order: np.ndarray, first: int, count: int, most: int) -> Batch:
-        """As `host_feed.host_batches`."""
-        make, users_of = self._packed, self._users_of_rows
-        if self._layout is None:
-            make, users_of = self._prefix, self._users_of_examples
-        steps = list(host_feed.at_steps(order, self._feed.per_step, first, count))
-        wanted = np.concatenate([[0], *steps])
+    def batches(
+        self,
+        order: np.ndarray,
+        first: int,
+        count: int,
+        most: int,
+        share: Share | None = None,
+    ) -> Batch:
+        """As `host_feed.host_batches`; only the users of its share are read."""
+        plan = self._packed if self._layout is not None else self._prefix
+        plans = [
+            plan(step, share)
+            for step in host_feed.at_steps(order, self._feed.per_step, first, count)
+        ]
+        users = np.unique(np.concatenate([one.users() for one in plans])).tolist()
         # All at once: a read costs more than what is read.
-        first_user = self._users_of_examples(np.zeros(1, np.int64))
-        users = np.unique(np.concatenate([first_user, users_of(wanted[wanted >= 0])])).tolist()
         histories = dict(zip(users, self._users.items(users), strict=True))
-        return host_feed.stacked((make(step, histories) for step in steps), most)
+        return host_feed.stacked((self._filled(one, histories, share) for one in plans), most)
 
-    def _users_of_rows(self, rows: np.ndarray) -> np.ndarray:
-        return self._layout.users[self._windows(rows)[1]]
-
-    def _users_of_examples(self, examples: np.ndarray) -> np.ndarray:
+    def _owner_of(self, examples: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._first_example, examples, side="right") - 1
 
-    def _windows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which of `rows`, and which window, of each window in these rows."""
-        counts = np.diff(self._layout.first_window)[rows]
-        row = np.repeat(np.arange(len(rows)), counts)
-        window = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return row, window + self._layout.first_window[rows][row]
-
-    def _packed(self, row_ids: np.ndarray, histories: dict[int, np.ndarray]) -> Batch:
-        """A batch of some rows, by a feed of these alone, and of row 0 and example 0, which stand where nothing is."""
+    def _packed(self, row_ids: np.ndarray, share: Share | None) -> "_Plan":
+        """Of a batch of some rows, by a feed of these alone, and of row 0, whose positions stand where nothing is."""
         real = row_ids >= 0
         rows = np.concatenate([[0], row_ids[real]])
         layout = self._layout
-        row, window = self._windows(rows)
-        users, starts = layout.users[window], layout.starts[window]
-        lengths, columns = layout.lengths[window], layout.columns[window]
-        ends = starts + lengths
-        own = [histories[user] for user in users.tolist()]
-        stretches = list(zip(own, starts.tolist(), ends.tolist(), strict=True))
-        items = np.concatenate([history[start:end] for history, start, end in stretches])
-        following = np.concatenate(
-            [history[start + 1 : end + 1] for history, start, end in stretches]
+        counts = np.diff(layout.first_window)[rows]
+        row = np.repeat(np.arange(len(rows)), counts)
+        window = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        window += layout.first_window[rows][row]
+        windows = _Windows(
+            *(field[window] for field in (layout.users, layout.starts, layout.lengths)),
+            layout.num_targets[window],
         )
-        at = np.repeat(np.arange(len(window)), lengths)
-        offset = np.arange(len(at)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        read = offset >= (lengths - layout.num_targets[window])[at]
-        example_ids = (self._first_example[users] + starts)[at] + offset
+        at, offset, read = windows.tokens()
+        columns = layout.columns[window]
         shape = (len(rows), self._feed.row_len)
         token_places, row_examples = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
         segment_ids, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
@@ -130,40 +124,96 @@ class CallMaker:
         packed = PackedRows(token_places, segment_ids, positions, none, none)
         local = np.full(len(row_ids), -1)
         local[real] = np.arange(1, len(rows))
-        targets = np.concatenate([[self._first_target(histories)], following[read]])
-        arrays = FeedArrays(items, none, none, targets, packed, row_examples)
-        batch = host_feed.packed_batch(self._feed._replace(arrays=arrays), local)
-        return _known_as(batch, np.concatenate([[0], example_ids[read]]))
+        feed = self._feed._replace(arrays=FeedArrays(none, none, none, none, packed, row_examples))
+        row_in_batch = np.concatenate([[-1], np.flatnonzero(real)])
+        return self._plan(windows, row_in_batch[row], host_feed.packed_places(feed, local), share)
 
-    def _prefix(self, example_ids: np.ndarray, histories: dict[int, np.ndarray]) -> Batch:
-        """A batch of some examples, by a feed of these alone, and of example 0, which stands where none is."""
+    def _prefix(self, example_ids: np.ndarray, share: Share | None) -> "_Plan":
+        """Of a batch of some examples, by a feed of these alone, and of an empty one, which stands where none is."""
         real = example_ids >= 0
-        examples = np.concatenate([[0], example_ids[real]])
-        users = self._users_of_examples(examples)
-        places = examples - self._first_example[users]  # of the last item before the target
-        lengths = np.minimum(places + 1, self._max_len)
-        own = [histories[user] for user in users.tolist()]
-        ends = places + 1
-        stretches = zip(own, ends - lengths, ends, strict=True)
-        items = np.concatenate([history[start:end] for history, start, end in stretches])
-        targets = np.array([history[end] for history, end in zip(own, ends, strict=True)])
+        examples = example_ids[real]
+        users = self._owner_of(examples)
+        ends = examples - self._first_example[users] + 1
+        lengths = np.minimum(ends, self._max_len)
+        windows = _Windows(users, ends - lengths, lengths, np.ones_like(lengths))
         local = np.full(len(example_ids), -1)
-        local[real] = np.arange(1, len(examples))
-        starts = np.cumsum(lengths) - lengths
-        arrays = FeedArrays(items, starts, lengths, targets, None, None)
-        return _known_as(
-            host_feed.prefix_batch(self._feed._replace(arrays=arrays), local), examples
+        local[real] = np.arange(1, len(examples) + 1)
+        starts = np.concatenate([[0], np.cumsum(lengths) - lengths])
+        none = np.zeros(0, np.int32)
+        arrays = FeedArrays(none, starts, np.concatenate([[0], lengths]), none, None, None)
+        places = host_feed.prefix_places(self._feed._replace(arrays=arrays), local)
+        return self._plan(windows, places.read_rows[real], places, share)
+
+    def _plan(
+        self, windows: "_Windows", rows: np.ndarray, places: host_feed.Places, share: Share | None
+    ) -> "_Plan":
+        """rows: of the batch, in which each window is; -1 = in none."""
+        wanted, first = rows >= 0, True
+        if share is not None:
+            wanted &= share.has(rows, len(places.token_places))
+            first = bool(share.has(np.zeros(1, np.int64), len(places.token_places))[0])
+        owner = int(self._owner_of(np.zeros(1, np.int64))[0]) if first else None
+        return _Plan(windows, wanted, owner, places)
+
+    def _filled(
+        self, plan: "_Plan", histories: dict[int, np.ndarray], share: Share | None
+    ) -> Batch:
+        users, starts, lengths, _ = plan.windows
+        stretches = [
+            histories[user][start : start + length + 1]
+            if wanted
+            else np.zeros(length + 1, np.int32)
+            for user, start, length, wanted in zip(
+                *(one.tolist() for one in (users, starts, lengths, plan.wanted)), strict=True
+            )
+        ]
+        at, offset, read = plan.windows.tokens()
+        items = np.concatenate([stretch[:-1] for stretch in stretches])
+        following = np.concatenate([stretch[1:] for stretch in stretches])
+        # Example 0 stands where none is.
+        first_target = 0 if plan.first_user is None else histories[plan.first_user][1]
+        targets = np.concatenate([[first_target], following[read]])
+        arrays = self._feed.arrays._replace(item_ids=items, target_ids=targets)
+        batch = host_feed.filled(self._feed._replace(arrays=arrays), plan.places, share)
+        example_ids = ((self._first_example[users] + starts)[at] + offset)[read]
+        known = np.concatenate([[0], example_ids])[batch.example_ids]
+        return batch._replace(example_ids=known.astype(np.int32))
+
+
+class _Windows(NamedTuple):
+    """Windows one after the other; [windows] each, as in `Layout`."""
+
+    users: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    num_targets: np.ndarray
+
+    def tokens(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each item of the windows: which window, which place of it, and whether its successor is a target."""
+        at = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        offset = np.arange(len(at)) - np.repeat(
+            np.cumsum(self.lengths) - self.lengths, self.lengths
         )
-
-    def _first_target(self, histories: dict[int, np.ndarray]) -> np.int32:
-        """The target of example 0, whose window is in row 0 or not."""
-        user = int(self._users_of_examples(np.zeros(1, np.int64))[0])
-        return histories[user][1]
+        return at, offset, offset >= (self.lengths - self.num_targets)[at]
 
 
-def _known_as(batch: Batch, example_ids: np.ndarray) -> Batch:
-    """The batch with the log's numbers of its examples."""
-    return batch._replace(example_ids=example_ids[batch.example_ids].astype(np.int32))
+class _Plan(NamedTuple):
+    """A batch before records are read.
+
+    wanted: [windows] bool, whose items are.
+    first_user: whose the log's example 0 is, if it is wanted.
+    places: by the number of an example among the windows' targets, from 1; 0 = the log's example 0.
+    """
+
+    windows: _Windows
+    wanted: np.ndarray
+    first_user: int | None
+    places: host_feed.Places
+
+    def users(self) -> np.ndarray:
+        """Who is to be read."""
+        first = [] if self.first_user is None else [self.first_user]
+        return np.concatenate([np.array(first, np.int64), self.windows.users[self.wanted]])
 
 
 class Orders:
@@ -231,20 +281,23 @@ class RecordBatches:
 
     @contextlib.contextmanager
     def open(
-        self, calls: Calls, order_of: Callable[[int], np.ndarray]
+        self, calls: Calls, order_of: Callable[[int], np.ndarray], share: Share | None = None
     ) -> Iterator[Iterator[Batch]]:
         """Context with the batches of all calls, [most, ...] each; the processes end with it.
 
         Args:
           calls: what is still to be done.
           order_of: epoch -> its order.
+          share: of the batches, as `host_feed.host_batches` takes it.
         """
         grain = extra("grain")
         _settle_flags()
         spans = calls.spans()
         with tempfile.TemporaryDirectory() as folder:
             orders = Orders(folder)
-            dataset = grain.MapDataset.source(spans).map(_Make(self.maker, orders, calls.most))
+            dataset = grain.MapDataset.source(spans).map(
+                _Make(self.maker, orders, calls.most, share)
+            )
             reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
             dataset = dataset.to_iter_dataset(reading)
             if self._workers:
@@ -272,12 +325,13 @@ class RecordBatches:
 class _Make:
     """The function that Grain maps over the calls."""
 
-    def __init__(self, maker: CallMaker, orders: Orders, most: int):
-        self._maker, self._orders, self._most = maker, orders, most
+    def __init__(self, maker: CallMaker, orders: Orders, most: int, share: Share | None):
+        self._maker, self._orders, self._most, self._share = maker, orders, most, share
 
     def __call__(self, span: tuple[int, int, int]) -> tuple[np.ndarray, ...]:
         epoch, first, count = span
-        return tuple(self._maker.batches(self._orders.take(epoch), first, count, self._most))
+        order = self._orders.take(epoch)
+        return tuple(self._maker.batches(order, first, count, self._most, self._share))
 
 
 def _settle_flags() -> None:

@@ -4,12 +4,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from raserec_jax.data.beam.prepare import prepare_with_beam
 from raserec_jax.data.filters import Filters
 from raserec_jax.data.formats import AUTO
 from raserec_jax.data.interactions import ITEMS_FILE, InteractionLog
 from raserec_jax.data.item_text import ItemText, read_item_text
 from raserec_jax.data.known_sets import locate
-from raserec_jax.data.on_disk.prepare import Silent, prepare_on_disk
+from raserec_jax.data.on_disk.prepare import Outcome, Silent, prepare_on_disk
 from raserec_jax.data.readers import read_interactions
 from raserec_jax.data.records.content import histories_of
 from raserec_jax.data.records.folder import write_records
@@ -114,6 +115,7 @@ def prepare(
     output: PathLike | None = None,
     form: str = "arrays",
     on_disk: str = "auto",
+    beam: str | None = None,
     progress: Callable = Silent,
 ) -> str:
     """Reads, filters and, with `output`, saves; all is checked before anything is written.
@@ -124,7 +126,9 @@ def prepare(
       form: of FORMS: "arrays", or "tfds": a TFDS data set in ArrayRecord files (`records.folder`).
       on_disk: of ON_DISK: whether the log is sorted on the disk, in memory that does not grow with it (`on_disk`), to
         the same result; "auto" does so for files of LARGE_BYTES or more.
-      progress: of that, as `on_disk.prepare_on_disk`.
+      beam: options of Beam, whose workers then prepare the log (`beam.prepare`), to the same result; `interactions` may
+        be a pattern of files, and the form is "tfds". None: this process does.
+      progress: of what is done on the disk, as `on_disk.prepare_on_disk`.
 
     Returns:
       The statistics before and after, as a table to print.
@@ -135,6 +139,10 @@ def prepare(
     filters = filters or Filters()
     if form not in FORMS:
         raise ConfigError(f"form={form!r:.80} is unknown; use one of {', '.join(FORMS)}")
+    if beam is not None:
+        return _prepare_with_beam(
+            interactions, dataset, items, format, columns, filters, output, form, beam
+        )
     if _goes_to_disk(on_disk, _files(interactions, dataset, items)[0]):
         return _prepare_on_disk(
             interactions, dataset, items, format, columns, filters, output, form, progress
@@ -193,6 +201,28 @@ def _prepare_on_disk(
         as_records=form == "tfds",
         progress=progress,
     )
+    return _with_text(found, items, filters, output)
+
+
+def _prepare_with_beam(
+    interactions, dataset, items, format, columns, filters, output, form, beam
+) -> str:
+    if form != "tfds" or not output:
+        raise ConfigError("beam writes a TFDS data set; give form=tfds and an output")
+    interactions, items = _files(interactions, dataset, items)
+    found = prepare_with_beam(
+        interactions,
+        output,
+        beam,
+        format=format,
+        columns=parse_columns(columns) if isinstance(columns, str) else columns,
+        filters=filters,
+        name=dataset or None,
+    )
+    return _with_text(found, items, filters, output)
+
+
+def _with_text(found: Outcome, items, filters: Filters, output) -> str:
     text = None
     if items:
         text = read_item_text(items, found.source_items()).restricted_to(found.log_items())

@@ -121,7 +121,7 @@ def wanted_rows(
     for chunk in chunks_of(path, format, columns, tell):
         rows = slice(None)
         if min_rating is not None:
-            ratings = _ratings(path, chunk)
+            ratings = ratings_of(path, chunk)
             rows, highest = ratings >= min_rating, max(highest, ratings.max())
             any_kept = any_kept or bool(rows.any())
         yield chunk, rows
@@ -132,7 +132,12 @@ def wanted_rows(
         )
 
 
-def _ratings(path: PathLike, chunk) -> np.ndarray:
+def ratings_of(path: PathLike, chunk: Chunk) -> np.ndarray:
+    """[rows] of a piece of a file.
+
+    Raises:
+      DataError: there are none.
+    """
     if chunk.rating is None:
         raise DataError(
             f"{path}: min_rating is given but there is no column of ratings; name it "

@@ -6,6 +6,7 @@ had never stopped.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,16 +21,10 @@ from jax.sharding import Mesh
 from raserec_jax import checkpoints
 from raserec_jax.batching.prefetch import Prefetch
 from raserec_jax.batching.record_feed import Calls
+from raserec_jax.batching.shares import joined, send, share_of
 from raserec_jax.distributed import barrier, of_writer, to_host
 from raserec_jax.errors import CheckpointError, Interrupted, NonFiniteLossError
-from raserec_jax.mesh import (
-    filled_up_shapes,
-    on_mesh_shapes,
-    put_everywhere,
-    put_tree,
-    use,
-    without_padding,
-)
+from raserec_jax.mesh import filled_up_shapes, on_mesh_shapes, put_tree, use, without_padding
 from raserec_jax.training.early_stopping import EarlyStopping, should_stop, update
 from raserec_jax.training.objectives import Task
 from raserec_jax.training.optimizer import SkipState
@@ -209,6 +204,8 @@ class _Fit:
             self._resume(*restored)
         self.run_steps = make_run_steps(task, optimizer)
         self.make_order = jax.jit(task.order)
+        self.share = None if mesh is None else share_of(mesh)
+        self.join = jax.jit(functools.partial(joined, rows=task.batch_rows))
         self.began = time.perf_counter()
         self.first_epoch = self.epoch
 
@@ -245,10 +242,17 @@ class _Fit:
         return constants if self.mesh is None else put_tree(self.mesh, constants)
 
     def sent(self, batches: Any) -> Any:
-        """Batches from the host, on the device or on every device of the mesh."""
+        """Batches from the host, on the device, or this process's share of them on its devices of the mesh."""
         if self.mesh is None:
             return jax.device_put(batches)
-        return put_everywhere(self.mesh, batches)
+        return send(self.mesh, self.share, batches)
+
+    def joined(self, batches: Any) -> Any:
+        """What was sent, on every device; devices exchange their rows, so only the thread that runs the steps asks."""
+        if self.mesh is None:
+            return batches
+        with use(self.mesh):
+            return self.join(batches)
 
     def save(self, best: dict | None = None) -> None:
         """Hands the state to the saver: its parameters as the best ones, if `best` says about what, then the step."""
@@ -336,7 +340,8 @@ class _Fit:
         spans = [(first, min(most, steps - first)) for first in range(done, steps, most)]
         if self.task.stream is not None:
             with Prefetch(lambda _: self.sent(next(self.streamed)), spans) as batches:
-                yield ((batch, 0, count) for batch, (_, count) in zip(batches, spans, strict=True))
+                calls = zip(batches, spans, strict=True)
+                yield ((self.joined(batch), 0, count) for batch, (_, count) in calls)
             return
         order = self.order_of(self.epoch)
         if self.task.host_batches is None:
@@ -345,10 +350,10 @@ class _Fit:
         on_host = np.asarray(order)
 
         def make(span):
-            return self.sent(self.task.host_batches(on_host, *span, most)), 0, span[1]
+            return self.sent(self.task.host_batches(on_host, *span, most, self.share)), span[1]
 
         with Prefetch(make, spans) as batches:
-            yield iter(batches)
+            yield ((self.joined(batch), 0, count) for batch, count in batches)
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[None]:
@@ -360,7 +365,11 @@ class _Fit:
         steps = task.steps_per_epoch
         last = settings.epochs * steps
         calls = Calls(steps, settings.steps_per_call, self.steps_done, last)
-        with task.stream(calls, lambda epoch: np.asarray(self.order_of(epoch))) as self.streamed:
+
+        def order_of(epoch):
+            return np.asarray(self.order_of(epoch))
+
+        with task.stream(calls, order_of, self.share) as self.streamed:
             yield
 
     def order_of(self, epoch: int) -> jax.Array:

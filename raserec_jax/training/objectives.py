@@ -47,10 +47,11 @@ class Task(NamedTuple):
       (`touched_rows.touched_rows`); `loss` then takes a table of these rows, and `rows=`. None = all are read.
     batches: (constants, order, first step, steps, most steps) -> the batches of a call, stacked, which `loss` and
       `touched` then get in place of the order, with steps that count from 0. None = they take the order.
-    host_batches: (order on the host, first step, steps, most steps) -> the same, NumPy arrays, made outside the
-      step; None = not made there.
-    stream: (calls still to be made, epoch -> its order on the host) -> context with an iterator over the same for all
-      calls of the run, made by other processes (`record_feed.RecordBatches.open`); None = not made there.
+    host_batches: (order on the host, first step, steps, most steps, share=None) -> the same, or a `shares.Share` of it,
+      NumPy arrays, made outside the step; None = not made there.
+    stream: (calls still to be made, epoch -> its order on the host, share=None) -> context with an iterator over the
+      same for all calls of the run, made by other processes (`record_feed.RecordBatches.open`); None = not made there.
+    batch_rows: of a batch from the host.
     facts: what is told of the task in the results; JSON values.
     """
 
@@ -65,6 +66,7 @@ class Task(NamedTuple):
     batches: Callable | None = None
     host_batches: Callable | None = None
     stream: Callable | None = None
+    batch_rows: int = 0
     facts: dict | None = None
 
 
@@ -215,6 +217,7 @@ def pretrain_task(
         None if feed.on_host else batches,
         functools.partial(host_batches, feed) if feed.on_host and not feed.stream else None,
         feed.stream,
+        feed.batch_rows if feed.on_host else 0,
         {"row_len": feed.row_len, "fill": round(feed.fill, 4)},
     )
 

@@ -23,6 +23,7 @@ from raserec_jax.data.records.folder import (
     write_records,
 )
 from raserec_jax.data.splits import Split
+from raserec_jax.distributed import by_writer
 from raserec_jax.encoding import EvaluationSet, encode_rows, evaluation_set
 from raserec_jax.errors import ConfigError, DataError
 from raserec_jax.evaluation.evaluator import evaluate_ranks, rank_histories
@@ -246,12 +247,16 @@ def _records(config, split: Split, tools: Tools) -> Path | None:
     if config.pretrain.batching.feed != "grain":
         return None
     log = split.log
-    for folder in (Path(config.data.interactions or "."), tools.workdir / "records"):
-        if is_record_folder(folder) and records_fingerprint(folder) == log.fingerprint():
-            return folder
-    with tools.progress(log.num_users, "records", "user") as bar:
-        write_records(histories_of(log), folder, user_done=bar.update)
-    return folder
+
+    def found_or_written() -> str:
+        for folder in (Path(config.data.interactions or "."), tools.workdir / "records"):
+            if is_record_folder(folder) and records_fingerprint(folder) == log.fingerprint():
+                return str(folder)
+        with tools.progress(log.num_users, "records", "user") as bar:
+            write_records(histories_of(log), folder, user_done=bar.update)
+        return str(folder)
+
+    return Path(by_writer("records", found_or_written))
 
 
 def _fresh_params(config, encoder: Encoder, semantic: SemanticTables | None, key, mesh) -> dict:

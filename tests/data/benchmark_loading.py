@@ -1,7 +1,7 @@
 """Time and memory of loading: a generated file -> log -> 5-core -> leave_one_out.
 
     python tests/data/benchmark_loading.py --rows=1000000,5000000,20000000 --forms=tsv,tsv.gz
-    python tests/data/benchmark_loading.py --rows=2000000,10000000,40000000 --way=disk
+    python tests/data/benchmark_loading.py --rows=2000000,10000000,40000000 --items=40000 --way=disk
 
 Every measurement is a process of its own, whose highest resident memory is reported; making the file is not part of
 it. The log is like that of a shop: items by a power law, history lengths log-normal with many users of a few
@@ -39,18 +39,19 @@ FORMS = {
 _ALPHABET = np.frombuffer(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", np.uint8)
 
 
-def generate(path: pathlib.Path, rows: int, ids: str, seed: int = 0) -> None:
+def generate(path: pathlib.Path, rows: int, ids: str, num_items: int, seed: int = 0) -> None:
     """Writes `rows` interactions in the order of time; "integers" or "strings" as ids; gzipped if the name says so."""
     draw = np.random.default_rng(seed)
     lengths = np.ceil(draw.lognormal(1.6, 1.0, size=rows // MEAN_LENGTH + 1)).astype(np.int64)
     users = np.repeat(np.arange(lengths.size), lengths)
     missing = draw.integers(0, lengths.size, max(rows - users.size, 0))
-    users = np.concatenate([users, missing])[:rows]
-    items = power_law(draw, rows, num_items=max(rows // 50, 100))
+    users = np.concatenate([users, missing])[:rows].astype(np.int32)
+    items = power_law(draw, rows, num_items).astype(np.int32)
     joined = draw.integers(1_000_000_000, 1_380_000_000, lengths.size)
-    times = joined[users] + draw.exponential(86_400 * 90, rows).astype(np.int64)
+    times = (joined[users] + draw.exponential(86_400 * 90, rows).astype(np.int64)).astype(np.int32)
     order = np.argsort(times, kind="stable")
     users, items, times = users[order], items[order], times[order]
+    del order
     form = path.name.removesuffix(".gz").rpartition(".")[2]
     compressor = zlib.compressobj(6, wbits=31) if path.suffix == ".gz" else None
     with open(path, "wb") as file:
@@ -70,13 +71,14 @@ def texts(users: np.ndarray, items: np.ndarray, times: np.ndarray, ids: str, for
     """Yields the header and the rows as bytes."""
     header, *between = FORMS[form]
     yield header
-    # Spread over the range of names, as real ids are: neighbours in time are no neighbours in name.
-    users, items = users * 7_919_999 % 2**31, items * 1_299_709 % 2**31
     for start in range(0, len(users), _BATCH):
         rows = slice(start, start + _BATCH)
-        parts = [column.astype("S") for column in (users[rows], items[rows], times[rows])]
+        # Spread over the range of names, as real ids are: neighbours in time are no neighbours in name.
+        some_users = users[rows].astype(np.int64) * 7_919_999 % 2**31
+        some_items = items[rows].astype(np.int64) * 1_299_709 % 2**31
+        parts = [column.astype("S") for column in (some_users, some_items, times[rows])]
         if ids == "strings":
-            parts[0], parts[1] = named(users[rows], b"A", 13), named(items[rows], b"B0", 8)
+            parts[0], parts[1] = named(some_users, b"A", 13), named(some_items, b"B0", 8)
         line = np.full(1, between[0])
         for part, mark in zip(parts, between[1:], strict=True):
             line = np.strings.add(np.strings.add(line, part), mark)
@@ -158,14 +160,16 @@ def main() -> None:
     flags.add_argument("--forms", default="tsv", help="of tsv, csv, jsonl; also with .gz")
     flags.add_argument("--ids", default="strings,integers")
     flags.add_argument("--folder", default=None, help="keeps the files there")
+    flags.add_argument("--items", type=int, default=0, help="0: one for 50 rows, 100 at least")
     flags.add_argument(
-        "--generate", nargs=3, metavar=("FILE", "ROWS", "IDS"), help=argparse.SUPPRESS
+        "--generate", nargs=4, metavar=("FILE", "ROWS", "IDS", "ITEMS"), help=argparse.SUPPRESS
     )
     flags.add_argument("--measure", help=argparse.SUPPRESS)
     flags.add_argument("--way", choices=("memory", "disk"), default="memory")
     given = flags.parse_args()
     if given.generate:
-        generate(pathlib.Path(given.generate[0]), int(given.generate[1]), given.generate[2])
+        path, rows, ids, items = given.generate
+        generate(pathlib.Path(path), int(rows), ids, int(items))
         return
     if given.measure:
         (measure if given.way == "memory" else measure_disk)(given.measure)
@@ -179,7 +183,8 @@ def main() -> None:
                 for form in given.forms.split(","):
                     path = pathlib.Path(given.folder or temporary, f"log-{rows}-{ids}.{form}")
                     if not path.exists():
-                        _run("--generate", str(path), str(rows), ids)
+                        items = given.items or max(rows // 50, 100)
+                        _run("--generate", str(path), str(rows), ids, str(items))
                     _report(rows, ids, form, path, given.way)
                     if not given.folder:
                         path.unlink()

@@ -158,3 +158,14 @@ def test_script(files, tmp_path):
     failed = run_script(*flags, "--min_rating=3", "--from_date=May")
     assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr.startswith("error: from_date='May' is not usable; expected an ISO date")
+
+
+def test_beam_is_refused_where_it_cannot_serve(tmp_path, monkeypatch):
+    given = {"interactions": "log.tsv", "output": tmp_path / "log", "beam": "--runner=DirectRunner"}
+    with pytest.raises(ConfigError, match="beam writes a TFDS data set; give form=tfds"):
+        preparation.prepare(**given)
+    with pytest.raises(ConfigError, match="beam does not go with from_date and to_date"):
+        preparation.prepare(**given, form="tfds", filters=Filters(from_date="2014-07-23"))
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(ConfigError, match=r"pip install 'raserec_jax\[beam\]'"):
+        preparation.prepare(**given, form="tfds")

@@ -180,6 +180,16 @@ def test_two_processes_go_on_from_what_one_wrote_past_a_full_disk(runs, of_one, 
     assert_close_run(workdir, of_one)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("feed", ["grain", "host"])
+def test_two_processes_that_feed_themselves_too(runs, of_one, tmp_path, feed):
+    """Whoever writes makes the records, Grain's workers of each process read its share."""
+    pytest.importorskip("grain", reason="needs the extra tfds")
+    with Job(runs, tmp_path / "run", 2, f"--config.pretrain.batching.feed={feed}") as job:
+        job.finish()
+    assert_close_run(tmp_path / "run", of_one)
+
+
 def test_two_processes_search_and_evaluate_exactly_as_one_does(runs, of_one, tmp_path):
     """From the same parameters: bank, neighbours, ranks and results are the same bits."""
     one, two = (shutil.copytree(of_one, tmp_path / name) for name in ("one", "two"))

@@ -132,7 +132,7 @@ def test_what_fails_in_the_thread_ends_the_run(tmp_path, monkeypatch):
     steps = quick_steps(task, optax.adam(0.03))
     monkeypatch.setattr(loop, "make_run_steps", lambda task, optimizer: steps)
 
-    def failing(order, first, count, most):
+    def failing(order, first, count, most, share):
         if first >= 6:
             raise OSError("the log's file is gone")
         return task.host_batches(order, first, count, most)

@@ -134,6 +134,8 @@ def run_fit(folder, epochs: int, task=None, evaluate=shrinking, bar=None, writer
         progress=bar or Bar(),
         identity=settings.pop("identity", None),
         profile=settings.pop("profile", None),
+        mesh=settings.pop("mesh", None),
+        num_items=settings.pop("num_items", 0),
     )
 
 

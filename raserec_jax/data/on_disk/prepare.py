@@ -1,7 +1,6 @@
 """All passes in order: from a file of interactions to a filtered log's folder, in memory that does not grow with it."""
 
 import contextlib
-import functools
 import os
 import pathlib
 import tempfile
@@ -109,7 +108,7 @@ def prepare_on_disk(
         fingerprint = ""
         if output is not None:
             with progress(len(content.columns), "write", "array") as bar:
-                fingerprint = write_log(content, folder, name, array_done=bar.update)
+                fingerprint = write_log(content.columns, folder, name, array_done=bar.update)
         if output is not None and as_records:
             with progress(left.users, "write", "user") as bar:
                 histories = content.histories(name, fingerprint)
@@ -117,8 +116,8 @@ def prepare_on_disk(
         return Outcome(
             source.statistics(),
             left.statistics(),
-            functools.partial(_only_items, _all_items(found, parts), name),
-            functools.partial(_only_items, content, name),
+            lambda: items_alone(_all_items(found, parts).item_labels(), name),
+            lambda: items_alone(content.item_labels(), name),
             fingerprint,
         )
 
@@ -144,8 +143,8 @@ def _all_items(found: Gathered, parts: Parts) -> LogContent:
     return LogContent(found, parts, 0, 0, np.ones(len(found.item_labels), np.int64))
 
 
-def _only_items(content: LogContent, name: str) -> InteractionLog:
-    item_labels = content.item_labels()
+def items_alone(item_labels: np.ndarray, name: str) -> InteractionLog:
+    """A log of one user who took every item; item_labels: the padding's first."""
     count = len(item_labels) - 1
     return InteractionLog(
         np.zeros(count, np.int32),

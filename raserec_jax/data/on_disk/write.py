@@ -17,6 +17,9 @@ from raserec_jax.data.records.content import Histories, History
 
 _BLOCK = 2**16  # labels at a time
 
+Columns = dict[str, tuple[np.dtype, int, Callable[[], Iterator[np.ndarray]]]]
+"""Name of an array of a log -> its type, its length, and a function that gives its blocks."""
+
 
 class LogContent:
     """A log in parts, as the arrays of an `InteractionLog`, in blocks.
@@ -34,7 +37,7 @@ class LogContent:
         self._ids = np.zeros(len(of_item), np.int32)
         self._ids[self._present] = np.arange(1, len(self._present) + 1, dtype=np.int32)
         user_kind = np.int64 if found.users_are_integers else f"U{found.user_width}"
-        self.columns: dict[str, tuple[np.dtype, int, Callable[[], Iterator[np.ndarray]]]] = {
+        self.columns: Columns = {
             "user_ids": (np.dtype(np.int32), rows, self._user_ids),
             "item_ids": (np.dtype(np.int32), rows, self._item_ids),
             "user_labels": (np.dtype(user_kind), users, self._user_labels),
@@ -107,7 +110,7 @@ def _blocks(labels: np.ndarray, kind: np.dtype) -> Iterator[np.ndarray]:
 
 
 def write_log(
-    content: LogContent,
+    columns: Columns,
     folder: pathlib.Path | None,
     name: str,
     *,
@@ -116,7 +119,7 @@ def write_log(
     """Fills an empty folder with a log's files.
 
     Args:
-      content: the log.
+      columns: of the log.
       folder: to be filled; None: only the fingerprint is wanted.
       name: of the log.
       array_done: called after each array.
@@ -130,10 +133,10 @@ def write_log(
     digests: dict[str, str] = {}
     fingerprint = interactions.new_fingerprint()
     for array in ("user_ids", "item_ids", "timestamps", "user_labels", "item_labels"):
-        if array not in content.columns:
+        if array not in columns:
             interactions.add_header(fingerprint, None, 0)
             continue
-        kind, rows, blocks = content.columns[array]
+        kind, rows, blocks = columns[array]
         is_label = array.endswith("labels")
         if is_label:
             fingerprint.update(b"[")

@@ -1,7 +1,7 @@
 """What is written as records: the histories of a log, wherever they come from."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Histories(NamedTuple):
     time_kind: the type of the times, or None.
     item_labels: [V + 1] original item ids, the padding's first.
     each: iterates over them, in the order of the log.
+    examples: in place of that, a Beam transform that gives (number of the user, `builder.example_of` him).
     """
 
     name: str
@@ -39,6 +40,7 @@ class Histories(NamedTuple):
     time_kind: np.dtype | None
     item_labels: np.ndarray
     each: Callable[[], Iterator[History]]
+    examples: Any = None
 
 
 def histories_of(log: InteractionLog) -> Histories:

@@ -45,39 +45,56 @@ def write_records(
       ConfigError: the extra is missing.
       DataError: the folder holds other files, or cannot be written.
     """
-    tfds = extra("tensorflow_datasets")
-    builder = extra("raserec_jax.data.records.builder").RaserecLog
+    extra("tensorflow_datasets")
 
     def each() -> Iterator[History]:
         for history in histories.each():
             yield history
             user_done()
 
-    own = {storage.MANIFEST, ITEMS_FILE, _LABELS, _DATA}
-    with storage.replaced_folder(folder, own) as temporary:
-        with _quiet(tfds):
-            builder(
-                histories=histories._replace(each=each),
-                data_dir=temporary,
-                file_format="array_record",
-            ).download_and_prepare(
-                download_config=tfds.download.DownloadConfig(
-                    compute_stats=tfds.download.ComputeStatsMode.SKIP
-                )
+    with new_records(folder) as temporary:
+        build(temporary, histories._replace(each=each))
+        finish(temporary, histories)
+
+
+def new_records(folder: PathLike) -> contextlib.AbstractContextManager[pathlib.Path]:
+    """Context with an empty folder, to be filled by `build` and `finish`; without an error it becomes `folder`.
+
+    Raises:
+      DataError: the folder holds other files, or something cannot be written.
+    """
+    return storage.replaced_folder(folder, {storage.MANIFEST, ITEMS_FILE, _LABELS, _DATA})
+
+
+def build(temporary: pathlib.Path, histories: Histories, beam_options=None) -> None:
+    """Makes the data set; with Beam's options as a pipeline of `histories.examples`."""
+    tfds = extra("tensorflow_datasets")
+    builder = extra("raserec_jax.data.records.builder").RaserecLog
+    with _quiet(tfds):
+        builder(
+            histories=histories, data_dir=temporary, file_format="array_record"
+        ).download_and_prepare(
+            download_config=tfds.download.DownloadConfig(
+                compute_stats=tfds.download.ComputeStatsMode.SKIP, beam_options=beam_options
             )
-        shutil.rmtree(temporary / _TEMPORARY, ignore_errors=True)
-        labels = io.BytesIO()
-        np.save(labels, histories.item_labels, allow_pickle=False)
-        storage.write_flushed(temporary / _LABELS, labels.getvalue())
-        header = {
-            "name": histories.name,
-            "fingerprint": histories.fingerprint,
-            "users": histories.users,
-            "integer_users": histories.integer_users,
-        }
-        digests = {name: _flushed_digest(temporary / name) for name in _files(temporary)}
-        manifest = storage.manifest_bytes(_KIND, header, digests)
-        storage.write_flushed(temporary / storage.MANIFEST, manifest)
+        )
+    shutil.rmtree(temporary / _TEMPORARY, ignore_errors=True)
+
+
+def finish(temporary: pathlib.Path, histories: Histories) -> None:
+    """Writes what stands beside the data set: the items' labels, and the manifest with the digests of all files."""
+    labels = io.BytesIO()
+    np.save(labels, histories.item_labels, allow_pickle=False)
+    storage.write_flushed(temporary / _LABELS, labels.getvalue())
+    header = {
+        "name": histories.name,
+        "fingerprint": histories.fingerprint,
+        "users": histories.users,
+        "integer_users": histories.integer_users,
+    }
+    digests = {name: _flushed_digest(temporary / name) for name in _files(temporary)}
+    manifest = storage.manifest_bytes(_KIND, header, digests)
+    storage.write_flushed(temporary / storage.MANIFEST, manifest)
 
 
 def is_record_folder(folder: PathLike) -> bool:

@@ -60,6 +60,8 @@ class RecordedHistories:
         return self._read(users, lambda record: self._items(self._features(record)))
 
     def _read(self, users: Sequence[int], parsed: Callable) -> list:
+        if not len(users):  # which array_record calls an error
+            return []
         try:
             return [parsed(record) for record in self._records.__getitems__(list(users))]
         except (RuntimeError, ValueError) as error:  # of array_record and protobuf

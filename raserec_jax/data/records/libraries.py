@@ -1,15 +1,19 @@
-"""tensorflow-datasets, array-record and Grain, an optional extra; TensorFlow is not needed."""
+"""tensorflow-datasets, array-record and Grain, and Beam: optional extras; TensorFlow is not needed."""
 
 import importlib
 from types import ModuleType
 
 from raserec_jax.errors import ConfigError
 
-INSTALL = "pip install 'raserec_jax[tfds]'"
+_WANTED_BY = {"tfds": "TFDS data sets", "beam": "pipelines of Beam"}
 
 
-def extra(module: str) -> ModuleType:
-    """A module of the extra.
+def extra(module: str, name: str = "tfds") -> ModuleType:
+    """A module of an extra.
+
+    Args:
+      module: dotted.
+      name: of the extra: tfds or beam.
 
     Raises:
       ConfigError: it is not installed.
@@ -19,5 +23,5 @@ def extra(module: str) -> ModuleType:
     except ImportError:
         package = module.partition(".")[0].replace("_", "-")
         raise ConfigError(
-            f"TFDS data sets need {package}, which is not installed; run: {INSTALL}"
+            f"{_WANTED_BY[name]} need {package}, which is not installed; run: pip install 'raserec_jax[{name}]'"
         ) from None

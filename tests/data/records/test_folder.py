@@ -62,6 +62,15 @@ def test_tfds_reads_it_by_name(tfds, saved):
     )
 
 
+def test_some_users_or_none_are_read(saved):
+    folder, log = saved
+    users = records_of(folder)
+    assert [one.tolist() for one in users.items([3, 1])] == [
+        log.items_of(user).tolist() for user in (3, 1)
+    ]
+    assert users.items([]) == [] == users.take([])
+
+
 def test_grain_shuffles_as_a_whole_and_shares_out(saved):
     folder, log = saved
     whole = [history.label for history in grain_users(folder, seed=3)]
