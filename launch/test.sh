@@ -20,13 +20,21 @@ python=.venv-test/bin/python
 # of a file stay in one process, so that what one has compiled serves the next.
 "$python" -m pytest -n 2 --dist loadfile "$@"
 
-# Sentence encoders run on PyTorch, which is large: these tests have an environment of their own, over the first.
+# Sentence encoders run on PyTorch, which is large, and Beam wants older libraries: environments of their own, over the first.
 if [[ $# -gt 0 ]]; then
   exit
 fi
 make_environment .venv-test-semantic
-if install_semantic .venv-test-semantic .venv-test; then
+stand_on .venv-test-semantic .venv-test
+if install_semantic .venv-test-semantic; then
   .venv-test-semantic/bin/python -m pytest tests/semantic/test_sentence_encoder.py tests/semantic/test_tuned_encoder.py
 else
   echo "note: the tests of sentence encoders were skipped." >&2
+fi
+make_environment .venv-test-beam
+stand_on .venv-test-beam .venv-test
+if install_beam .venv-test-beam; then
+  .venv-test-beam/bin/python -m pytest tests/data/beam
+else
+  echo "note: the tests of Beam were skipped." >&2
 fi
