@@ -107,13 +107,6 @@ def default_devices() -> list:
     return jax.devices(chosen)[:1] if isinstance(chosen, str) else [chosen]
 
 
-def within_process(mesh: Mesh | None) -> Mesh | None:
-    """The mesh, if all its devices are this process's: several processes each evaluate and search on one device."""
-    if mesh is None or any(one.process_index != jax.process_index() for one in mesh.devices.flat):
-        return None
-    return mesh
-
-
 def placed(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
     """Where an array of this kind lies on this mesh."""
     return NamedSharding(mesh, spec)
@@ -152,6 +145,24 @@ def put(mesh: Mesh, spec: PartitionSpec, array: Array | np.ndarray | np.generic 
         return np.pad(part, missing) if any(short for _, short in missing) else part
 
     return jax.make_array_from_callback(shape, sharding, piece)
+
+
+def put_made(mesh: Mesh, spec: PartitionSpec, rows: int, make: Callable) -> tuple[Array, ...]:
+    """Arrays of that many rows onto the mesh, made for each device by itself: a process makes those of its own devices.
+
+    Args:
+      rows: divide evenly over the devices.
+      make: slice of rows -> arrays with these rows, on the host.
+    """
+    sharding = placed(mesh, spec)
+    pieces = [
+        [jax.device_put(one, device) for one in make(index[0])]
+        for device, index in sharding.addressable_devices_indices_map((rows,)).items()
+    ]
+    return tuple(
+        jax.make_array_from_single_device_arrays((rows, *parts[0].shape[1:]), sharding, list(parts))
+        for parts in zip(*pieces, strict=True)
+    )
 
 
 def in_force() -> AbstractMesh | None:

@@ -231,12 +231,14 @@ class _Fit:
         return tree if self.mesh is None else without_padding(tree, self.num_items)
 
     def unspread(self, tree: Any) -> Any:
-        """A part of the state on one device."""
-        return tree if self.mesh is None else jax.tree.map(jnp.asarray, self.on_host(tree))
+        """A part of the state as it is on one device; from a mesh on the host."""
+        return tree if self.mesh is None else self.on_host(tree)
 
     def spread(self, constants: Any) -> Any:
-        """What steps read, where they read it."""
-        return constants if self.mesh is None else put_tree(self.mesh, constants)
+        """What steps read, from wherever it is to where they read it."""
+        if self.mesh is None:
+            return jax.tree.map(jnp.asarray, constants)
+        return put_tree(self.mesh, constants)
 
     def sent(self, batches: Any) -> Any:
         """Batches from the host, on the device or on every device of the mesh."""
