@@ -95,8 +95,34 @@ def mesh_of(config) -> Mesh | None:
     Raises:
       ConfigError: as `make_mesh`.
     """
-    mesh = make_mesh(MeshShape(**config.mesh))
+    return mesh_over(MeshShape(**config.mesh))
+
+
+def mesh_over(shape: MeshShape, devices: list | None = None) -> Mesh | None:
+    """`make_mesh`; None if it has one device, on which everything is done without."""
+    mesh = make_mesh(shape, devices)
     return mesh if mesh.size > 1 else None
+
+
+def mesh_of_process(mesh: Mesh | str | None) -> Mesh | None:
+    """A mesh for what this process does by itself, whatever others of a job do.
+
+    Args:
+      mesh: one that is there, or its text as for `parse_mesh`, over this process's devices; None = one device.
+
+    Raises:
+      ConfigError: as `parse_mesh` and `make_mesh`, or a mesh with devices of other processes.
+    """
+    if isinstance(mesh, str):
+        own = [one for one in default_devices() if one.process_index == jax.process_index()]
+        return mesh_over(parse_mesh(mesh), own)
+    if mesh is not None and any(
+        one.process_index != jax.process_index() for one in mesh.devices.flat
+    ):
+        raise ConfigError(
+            "the mesh has devices of other processes, which are not asked the same; make it of jax.local_devices()"
+        )
+    return mesh
 
 
 def default_devices() -> list:

@@ -2,8 +2,8 @@
 
 python tests/parallel/spread_memory.py FOLDER MESH COUNT PROCESS PORT
 
-MESH as --mesh takes it. Process 0 leaves FOLDER/found.npz, arrays by name; the processes check that each holds its share
-of the memory and no more.
+MESH as --mesh takes it; of one process it does not matter. Process 0 leaves FOLDER/found.npz, arrays by name; the
+processes check that each holds its share of the memory and no more.
 """
 
 import gc
