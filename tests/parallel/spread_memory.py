@@ -14,13 +14,16 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from raserec_jax import distributed, presets
 from raserec_jax.distributed import Job, exchange, is_writer, process_count
+from raserec_jax.errors import ConfigError
 from raserec_jax.evaluation.item_scores import Scores
 from raserec_jax.evaluation.recommended import recommended_items
-from raserec_jax.mesh import make_mesh, parse_mesh, put_tree
+from raserec_jax.mesh import make_mesh, mesh_of_process, parse_mesh, put_tree
 from raserec_jax.retrieval.exact import ExactIndex
+from raserec_jax.training.memory_search import engine_of_job
 from raserec_jax.training.mixing import Mixture, mixed_scores
 from raserec_jax.training.pretraining import encoder_evaluator, make_encoder, query_ranks
 from raserec_jax.training.reading import augmented_query, make_reader, reader_shapes
@@ -71,6 +74,7 @@ def main(folder: pathlib.Path, mesh_text: str, count: int, process: int, port: i
         found |= {f"{name}/{field}": value for field, value in one._asdict().items()}
     if mesh is not None:
         check_shares(config, memory, mesh)
+        check_refusals(mesh)
     if is_writer():
         np.savez(folder / "found.npz", **found)
 
@@ -94,6 +98,15 @@ def check_shares(config, memory, mesh) -> None:
     rows = sum(int(np.asarray(one.data).sum()) for one in index.shelves.exists.addressable_shards)
     shares = [int(share) for share in exchange("shares", str(rows))]
     assert sum(shares) == bank.rows and max(shares) - min(shares) <= process_count(), shares
+
+
+def check_refusals(mesh) -> None:
+    """What a process does by itself takes no mesh of several, and several take no engine that differs between them."""
+    with pytest.raises(ConfigError, match="the mesh has devices of other processes"):
+        mesh_of_process(mesh)
+    assert mesh_of_process("data:-1") is None  # its own device
+    with pytest.raises(ConfigError, match="engine=scann searches in one process"):
+        engine_of_job("scann")
 
 
 if __name__ == "__main__":

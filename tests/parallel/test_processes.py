@@ -114,7 +114,10 @@ def test_two_processes_search_and_evaluate_exactly_as_one_does(runs, of_one, tmp
     assert_same_run(two, one, ("pretrain",))
 
 
-@pytest.mark.parametrize(("count", "mesh"), [(2, "data:2"), (4, "data:2,model:2")])
+@pytest.mark.parametrize(
+    ("count", "mesh"),
+    [pytest.param(2, "data:2", marks=pytest.mark.slow), (4, "data:2,model:2")],
+)
 def test_the_memory_lies_over_all_processes(runs, of_one_program, tmp_path, count, mesh):
     """Bank, search, reading, validation, ranks and lists are the bits of one process, and each holds its share."""
     with Job.of(spread_memory(runs, tmp_path, mesh, count)) as job:
