@@ -280,12 +280,15 @@ class Stages:
 
     def report(self) -> None:
         """Plots and report.html."""
+        path = self.workdir / "results.json"
 
-        def write() -> None:
-            if self.results or (self.workdir / "results.json").exists():
+        def write() -> dict:
+            results = self.results or (read_json(path) if path.exists() else {})
+            if results:
                 self.say(f"report: {write_report(self.workdir)}")
+            return results
 
-        by_writer("report", write)
+        self.results = by_writer("report", write)
 
     def _fit_stage(self, stage: str, run, tell=lambda best: {}) -> None:
         if self._record(stage) is not None:
