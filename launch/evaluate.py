@@ -2,7 +2,8 @@
 
 Ends with exit code 1 and a sentence if a metric is another. With --engine the memory is searched anew, metrics may
 differ, and the exit code is 0. With --against nothing is computed again: the test of this workdir is compared with
-another's user by user, which needs the same data and split. Nothing in a workdir is changed.
+another's user by user, which needs the same data and split. Nothing in a workdir is changed. It is computed over all
+devices; of several processes, with flags as for launch/train.py, over the devices of all.
 
 Examples:
   python launch/evaluate.py --workdir=runs/movielens_100k
@@ -18,6 +19,7 @@ from raserec_jax import cli
 from raserec_jax.errors import EXIT_BUG, EXIT_DONE
 
 _WORKDIR = cli.workdir_flag()
+cli.mesh_flag("default: data has all, with the same numbers")
 cli.process_flags()
 _SPLIT = flags.DEFINE_enum("split", "test", ["test", "valid"], "what to evaluate on")
 _ENGINE = flags.DEFINE_enum(
@@ -41,7 +43,7 @@ def main(argv: list[str]) -> int:
         return EXIT_DONE
     from raserec_jax.training.reevaluate import reevaluate
 
-    found = reevaluate(_WORKDIR.value, _SPLIT.value, _ENGINE.value)
+    found = reevaluate(_WORKDIR.value, _SPLIT.value, _ENGINE.value, cli.mesh_over_devices())
     print(found.table, flush=True)
     if found.holds:
         print(found.verdict)

@@ -34,6 +34,7 @@ _SHOW_USERS = flags.DEFINE_boolean(
 )
 _CARDS = flags.DEFINE_string("cards", None, "HTML page to write that explains the first histories")
 _CARDS_COUNT = flags.DEFINE_integer("cards_count", 5, "histories on that page", lower_bound=1)
+cli.mesh_flag("the memory lies over all of them; default: data has all, with the same answers")
 _STRICT = flags.DEFINE_boolean(
     "strict",
     False,
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> None:
         "deny": _DENY.value and read_ids(_DENY.value),
         "show_users": _SHOW_USERS.value,
     }
-    recommender = Recommender.load(_WORKDIR.value)
+    recommender = Recommender.load(_WORKDIR.value, mesh=flags.FLAGS.mesh or "data:-1")
     print(f"workdir {_WORKDIR.value}, scoring {recommender.scoring}", flush=True)
     if _CARDS.value:
         write_cards(recommender, _HISTORIES.value, _CARDS.value, count=_CARDS_COUNT.value, **asked)

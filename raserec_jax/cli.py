@@ -91,14 +91,24 @@ def workdir_flag() -> flags.FlagHolder[str]:
     return flags.DEFINE_string("workdir", None, "folder that holds everything a run makes")
 
 
-def mesh_flag() -> flags.FlagHolder[str]:
-    """Defines --mesh, which `load_config` puts into the configuration."""
-    return flags.DEFINE_string(
+def mesh_flag(words: str = "the same as --config.mesh.data and --config.mesh.model") -> None:
+    """Defines --mesh, which `load_config` puts into the configuration; `words`: what else is to be said of it."""
+    flags.DEFINE_string(
         "mesh",
         None,
         "devices along each axis, as data:-1,model:1: rows of batches lie over data, rows of the item table over "
-        "model; -1 = what the other leaves; the same as --config.mesh.data and --config.mesh.model",
+        f"model; -1 = what the other leaves; {words}",
     )
+
+
+def mesh_over_devices():
+    """The mesh that --mesh describes, over all devices of all processes; None if that is one device.
+
+    Raises:
+      ConfigError: it fits no mesh of these devices.
+    """
+    module = importlib.import_module("raserec_jax.mesh")
+    return module.mesh_over(module.parse_mesh(FLAGS.mesh or ""))
 
 
 def process_flags() -> None:

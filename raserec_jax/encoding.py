@@ -95,7 +95,7 @@ def example_encoder(
     """What encodes every training prefix, rows packed once: (params -> [examples, dim] float32, the examples).
 
     One pass over each user's history; with `encoder.align="right"` one over each prefix.
-    On a mesh rows lie over all its devices.
+    On a mesh rows lie over all its devices, and the vectors are on the host.
     """
     examples = training_examples(split)
     rows = example_rows(
@@ -124,7 +124,7 @@ def encode_rows(
     *,
     rows_per_block: int | None = None,
     mesh: Mesh | None = None,
-) -> Float[Array, "reads dim"]:
+) -> Float[Array | np.ndarray, "reads dim"]:
     """Encodes packed rows without dropout, block by block, and returns the places that are read.
 
     Args:
@@ -132,14 +132,16 @@ def encode_rows(
       item_ids: the flat item array that `rows` points into.
       rows: packed rows; host or device arrays (for a mesh best on the host).
       rows_per_block: rows per pass; bounds the memory of the attention weights; None = what suits the device.
-      mesh: spread the rows over all its devices, with the same vectors; None = one device.
+      mesh: spread the rows over all its devices, also those of other processes, with the same vectors; None = one
+        device.
 
     Returns:
-      hidden vectors, one per read, in the order of the reads; float32.
+      hidden vectors, one per read, in the order of the reads; float32; from a mesh on the host.
     """
     rows_per_block = rows_per_block or ROWS_PER_BLOCK
     if mesh is not None:
         return encode_rows_over(mesh, encoder, params, item_ids, rows, rows_per_block)
+    item_ids = jnp.asarray(item_ids)
     return encode_blocks(encoder, params, item_ids, rows, rows_per_block=rows_per_block)
 
 

@@ -96,8 +96,34 @@ def mesh_of(config) -> Mesh | None:
     Raises:
       ConfigError: as `make_mesh`.
     """
-    mesh = make_mesh(MeshShape(**config.mesh))
+    return mesh_over(MeshShape(**config.mesh))
+
+
+def mesh_over(shape: MeshShape, devices: list | None = None) -> Mesh | None:
+    """`make_mesh`; None if it has one device, on which everything is done without."""
+    mesh = make_mesh(shape, devices)
     return mesh if mesh.size > 1 else None
+
+
+def mesh_of_process(mesh: Mesh | str | None) -> Mesh | None:
+    """A mesh for what this process does by itself, whatever others of a job do.
+
+    Args:
+      mesh: one that is there, or its text as for `parse_mesh`, over this process's devices; None = one device.
+
+    Raises:
+      ConfigError: as `parse_mesh` and `make_mesh`, or a mesh with devices of other processes.
+    """
+    if isinstance(mesh, str):
+        own = [one for one in default_devices() if one.process_index == jax.process_index()]
+        return mesh_over(parse_mesh(mesh), own)
+    if mesh is not None and any(
+        one.process_index != jax.process_index() for one in mesh.devices.flat
+    ):
+        raise ConfigError(
+            "the mesh has devices of other processes, which are not asked the same; make it of jax.local_devices()"
+        )
+    return mesh
 
 
 def default_devices() -> list:
@@ -106,13 +132,6 @@ def default_devices() -> list:
     if chosen is None:
         return jax.devices()
     return jax.devices(chosen)[:1] if isinstance(chosen, str) else [chosen]
-
-
-def within_process(mesh: Mesh | None) -> Mesh | None:
-    """The mesh, if all its devices are this process's: several processes each evaluate and search on one device."""
-    if mesh is None or any(one.process_index != jax.process_index() for one in mesh.devices.flat):
-        return None
-    return mesh
 
 
 def placed(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
@@ -179,6 +198,24 @@ def put_parts(mesh: Mesh, own: tuple[int, ...], array: np.ndarray) -> Array:
         return array[:, first : first + each]
 
     return jax.make_array_from_callback(shape, placed(mesh, CALL_ROWS), piece)
+
+
+def put_made(mesh: Mesh, spec: PartitionSpec, rows: int, make: Callable) -> tuple[Array, ...]:
+    """Arrays of that many rows onto the mesh, made for each device by itself: a process makes those of its own devices.
+
+    Args:
+      rows: divide evenly over the devices.
+      make: slice of rows -> arrays with these rows, on the host.
+    """
+    sharding = placed(mesh, spec)
+    pieces = [
+        [jax.device_put(one, device) for one in make(index[0])]
+        for device, index in sharding.addressable_devices_indices_map((rows,)).items()
+    ]
+    return tuple(
+        jax.make_array_from_single_device_arrays((rows, *parts[0].shape[1:]), sharding, list(parts))
+        for parts in zip(*pieces, strict=True)
+    )
 
 
 def in_force() -> AbstractMesh | None:

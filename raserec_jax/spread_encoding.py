@@ -2,7 +2,7 @@
 
 A device encodes its rows in blocks, as `encoding.encode_rows` does, so its vectors are the same. It has only some of
 the item vectors that these rows need: of each block, the devices along `model` exchange ids, each looks up those it
-has, and the sums go back to where the rows are.
+has, and the sums go back to where the rows are. The vectors end on the host, where the bank is: no device holds all.
 """
 
 import functools
@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from raserec_jax.batching.packing import PackedRows
 from raserec_jax.constants import PAD_ID
-from raserec_jax.mesh import ITEM_ROWS, MEMORY_ROWS, MODEL, REPLICATED, placed, put, put_everywhere
+from raserec_jax.distributed import to_host
+from raserec_jax.mesh import ITEM_ROWS, MEMORY_ROWS, MODEL, REPLICATED, put, put_everywhere
 from raserec_jax.models.backbones import Encoder
 
 _TABLE = "item_table"
@@ -44,17 +45,15 @@ def encode_rows_over(
     item_ids: Int[Array | np.ndarray, " interactions"],
     rows: PackedRows,
     rows_per_block: int,
-) -> Float[Array, "reads dim"]:
-    """`encoding.encode_rows` on a mesh; the vectors come back as if one device had made them."""
+) -> Float[np.ndarray, "reads dim"]:
+    """`encoding.encode_rows` on a mesh: the same vectors, on the host. Of several processes all call it together."""
     dealt, places = _deal(np.asarray(item_ids), rows, mesh.size)
     dealt = jax.tree.map(lambda one: put(mesh, MEMORY_ROWS, one), dealt)
     table = put(mesh, ITEM_ROWS, params[_TABLE])
     rest = put_everywhere(mesh, {name: leaf for name, leaf in params.items() if name != _TABLE})
-    places = put_everywhere(mesh, places)
     # Blocks as on one device, so that products have the same shapes and round alike.
     block = min(rows_per_block, len(rows.token_places))
-    found = _encode(encoder, rest, table, dealt, places, mesh=mesh, block=block)
-    return jnp.asarray(np.asarray(found))
+    return to_host(_encode(encoder, rest, table, dealt, mesh=mesh, block=block))[places]
 
 
 def _deal(item_ids: np.ndarray, rows: PackedRows, devices: int) -> tuple[_Dealt, np.ndarray]:
@@ -85,11 +84,11 @@ def _deal(item_ids: np.ndarray, rows: PackedRows, devices: int) -> tuple[_Dealt,
         by_read(read_rows % each),
         by_read(np.asarray(rows.read_columns)),
     )
-    return dealt, (device * most + within).astype(np.int32)
+    return dealt, device * most + within
 
 
 @functools.partial(jax.jit, static_argnames=("encoder", "mesh", "block"))
-def _encode(encoder, rest, table, dealt, places, *, mesh, block):
+def _encode(encoder, rest, table, dealt, *, mesh, block):
     def of_device(rest, table, dealt):
         first_id = lax.axis_index(MODEL) * table.shape[0]
         own = _Dealt(*(field[0] for field in dealt))
@@ -114,14 +113,13 @@ def _encode(encoder, rest, table, dealt, places, *, mesh, block):
         return hidden.reshape(-1, *hidden.shape[2:])[own.read_rows, own.read_columns]
 
     # check_vma off: Flax's modules begin with constants, which are alike everywhere.
-    found = jax.shard_map(
+    return jax.shard_map(
         of_device,
         mesh=mesh,
         in_specs=(REPLICATED, ITEM_ROWS, MEMORY_ROWS),
         out_specs=MEMORY_ROWS,
         check_vma=False,
     )(rest, table, dealt)
-    return lax.with_sharding_constraint(found[places], placed(mesh, REPLICATED))
 
 
 def _looked_up(table: Array, item_ids: Array, first_id: Array) -> Array:

@@ -33,7 +33,7 @@ ALLOWED = {
     "evaluation": {"mesh"},
     "baselines": {"data", "evaluation"},
     "batching": {"data"},
-    "spread_encoding": {"batching", "mesh", "models"},
+    "spread_encoding": {"batching", "distributed", "mesh", "models"},
     "encoding": {"batching", "data", "models", "spread_encoding"},
     "semantic": {"batching", "data", "progress", "report", "retrieval"},
     "recommend": {

@@ -35,9 +35,10 @@ class Stepper:
         if not isinstance(state, TrainState):
             state = create_state(state, optimizer, refreshes=task.refresh is not None)
         self.state = state
-        self.constants = task.constants
+        constants = task.constants
         if task.refresh is not None:
-            self.constants = jax.block_until_ready(task.refresh(state.params, task.constants))
+            constants = task.refresh(state.params, constants)
+        self.constants = jax.block_until_ready(jax.tree.map(jnp.asarray, constants))
         self.order = task.order(self.constants, self.key)
         lowered = make_run_steps(task, optimizer).lower(
             *self._arguments(0, self.most), most=self.most

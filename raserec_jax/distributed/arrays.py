@@ -1,12 +1,19 @@
 """Arrays that lie over several processes, on the host: all of one, or what of it is this process's to write."""
 
 import dataclasses
+import functools
+import math
 
 import jax
 import numpy as np
+from jax import lax
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from raserec_jax.distributed.meeting import is_writer
+
+_PIECE_BYTES = 64 * 2**20
+"""Of what is gathered at a time; so much of it a device holds beside its own part."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +55,45 @@ def own_pieces(array: jax.Array | np.ndarray) -> Pieces:
 
 def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
     """All of an array on this host, in memory of its own; where it lies over several processes, all of them ask for it
-    together and each gets it."""
+    together and each gets it.
+
+    What lies by its rows comes in pieces, so that no device ever holds the whole of it.
+    """
     if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
         return np.array(array)
+    if _by_rows(array):
+        return _in_pieces(array)
     return np.array(multihost_utils.process_allgather(array, tiled=True))
+
+
+def _by_rows(array: jax.Array) -> bool:
+    sharding = array.sharding
+    if not isinstance(sharding, NamedSharding):
+        return False
+    spec = sharding.spec
+    return len(spec) > 0 and spec[0] is not None and all(axis is None for axis in spec[1:])
+
+
+def _in_pieces(array: jax.Array) -> np.ndarray:
+    sharding = array.sharding
+    axes = sharding.spec[0]
+    axes = (axes,) if isinstance(axes, str) else axes
+    parts = math.prod(sharding.mesh.shape[axis] for axis in axes)
+    rows = array.shape[0] // parts
+    of_a_row = parts * math.prod(array.shape[1:]) * array.dtype.itemsize
+    size = max(1, min(rows, _PIECE_BYTES // max(of_a_row, 1)))
+    found = np.empty((parts, rows, *array.shape[1:]), array.dtype)
+    for start in range(0, rows, size):
+        start = min(start, rows - size)  # the last reaches back, as another size would compile anew
+        piece = _piece(array, start, mesh=sharding.mesh, axes=axes, parts=parts, size=size)
+        found[:, start : start + size] = np.asarray(piece)
+    return found.reshape(array.shape)
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "axes", "parts", "size"))
+def _piece(array, start, *, mesh, axes, parts, size):
+    """[parts, size, ...] on every device: so many rows of each part, from `start`."""
+    by_part = array.reshape(parts, -1, *array.shape[1:])
+    by_part = lax.with_sharding_constraint(by_part, NamedSharding(mesh, PartitionSpec(axes)))
+    piece = lax.dynamic_slice_in_dim(by_part, start, size, axis=1)
+    return lax.with_sharding_constraint(piece, NamedSharding(mesh, PartitionSpec()))

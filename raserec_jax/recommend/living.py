@@ -243,7 +243,7 @@ class LivingMemory:
                 return False
         workdir = self._model.workdir
         self._model.memory = Memory.of_snapshot(
-            workdir.config.memory, workdir.log, snapshot, before
+            workdir.config.memory, workdir.log, snapshot, before, mesh=self._model.mesh
         )
         return True
 

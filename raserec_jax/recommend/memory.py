@@ -9,6 +9,7 @@ import functools
 import threading
 
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from raserec_jax.data.interactions import InteractionLog
@@ -38,8 +39,10 @@ class Memory:
         snapshot: Snapshot | None = None,
         times: np.ndarray | None = None,
         index: GrowingIndex | None = None,
+        mesh: Mesh | None = None,
     ):
-        self._settings, self._log = settings, log
+        """mesh: over which an exactly searched bank lies; None = one device."""
+        self._settings, self._log, self._mesh = settings, log, mesh
         self.bank, self.snapshot = bank, snapshot
         self.alive = np.ones(bank.rows, bool)
         if snapshot is not None:
@@ -50,9 +53,16 @@ class Memory:
         self._lock = threading.Lock()
 
     @classmethod
-    def of_bank(cls, settings: ConfigDict, log: InteractionLog, bank: MemoryBank) -> "Memory":
-        """The memory as training left it."""
-        return cls(settings, log, bank, times=log_times(log))
+    def of_bank(
+        cls,
+        settings: ConfigDict,
+        log: InteractionLog,
+        bank: MemoryBank,
+        *,
+        mesh: Mesh | None = None,
+    ) -> "Memory":
+        """The memory as training left it; mesh: as above."""
+        return cls(settings, log, bank, times=log_times(log), mesh=mesh)
 
     @classmethod
     def of_snapshot(
@@ -61,12 +71,15 @@ class Memory:
         log: InteractionLog,
         snapshot: Snapshot,
         before: "Memory | None" = None,
+        *,
+        mesh: Mesh | None = None,
     ) -> "Memory":
         """A version of a store.
 
         Args:
           settings: `config.memory`.
-          before: the version that is being served; its index is used as far as it goes.
+          before: the version that is being served, on the same mesh; its index is used as far as it goes.
+          mesh: over which an exactly searched bank lies; None = one device.
         """
         seen = before and before.snapshot
         grown = seen is not None and seen.epoch == snapshot.epoch and seen.rows > 0
@@ -79,7 +92,7 @@ class Memory:
             )
         bank = MemoryBank(*columns, version=snapshot.version)
         index = before and before._index_of(settings, bank, snapshot, grown)
-        return cls(settings, log, bank, snapshot=snapshot, times=times, index=index)
+        return cls(settings, log, bank, snapshot=snapshot, times=times, index=index, mesh=mesh)
 
     def _index_of(
         self, settings: ConfigDict, bank: MemoryBank, snapshot: Snapshot, grown: bool
@@ -92,7 +105,7 @@ class Memory:
         if self.snapshot is None and _begins_with(bank, self.bank):
             # The store was made from the bank of training, whose index is there.
             engine, top_k = settings.engine, settings.top_k
-            index = GrowingIndex.over(self._index, engine, self.alive, top_k=top_k)
+            index = GrowingIndex.over(self._index, engine, self.alive, top_k=top_k, mesh=self._mesh)
             return index.following(bank, snapshot.alive)
         return None
 
@@ -117,7 +130,11 @@ class Memory:
         with self._lock:
             if self._index is None:
                 settings = self._settings
-                options = {"eligibility": settings.eligibility, "top_k": settings.top_k}
+                options = {
+                    "eligibility": settings.eligibility,
+                    "top_k": settings.top_k,
+                    "mesh": self._mesh,
+                }
                 if self.snapshot is None:
                     self._index = make_searcher(settings.engine, self.bank, **options)
                 else:

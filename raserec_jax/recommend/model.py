@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from raserec_jax import checkpoints
 from raserec_jax.evaluation.ranking import Scores
@@ -60,8 +61,11 @@ class Model:
     `memory` may be replaced by a later version while others read: each call sees one version.
     """
 
-    def __init__(self, workdir: Workdir, method: Method, bank: MemoryBank | None):
-        self.workdir, self.method = workdir, method
+    def __init__(
+        self, workdir: Workdir, method: Method, bank: MemoryBank | None, mesh: Mesh | None = None
+    ):
+        """mesh: over which an exactly searched memory lies; None = one device."""
+        self.workdir, self.method, self.mesh = workdir, method, mesh
         self.memory: Memory | None = None
         self.bank = bank
         self._table = jnp.asarray(workdir.encoder_params["item_table"])
@@ -76,7 +80,9 @@ class Model:
     @bank.setter
     def bank(self, bank: MemoryBank | None) -> None:
         workdir = self.workdir
-        self.memory = bank and Memory.of_bank(workdir.config.memory, workdir.log, bank)
+        self.memory = bank and Memory.of_bank(
+            workdir.config.memory, workdir.log, bank, mesh=self.mesh
+        )
 
     def fingerprint(self) -> str:
         """Of parameters, method and memory, in words and digests."""

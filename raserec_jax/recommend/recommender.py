@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from raserec_jax.constants import PAD_ID
@@ -25,6 +26,7 @@ from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.splits import split_log
 from raserec_jax.data.storage import PathLike
 from raserec_jax.errors import ConfigError, DataError
+from raserec_jax.mesh import mesh_of_process
 from raserec_jax.recommend.answers import (
     Explained,
     Explanation,
@@ -62,17 +64,23 @@ class Recommender:
         self._living = LivingMemory(model)
 
     @classmethod
-    def load(cls, workdir: PathLike) -> "Recommender":
+    def load(cls, workdir: PathLike, *, mesh: Mesh | str | None = "data:-1") -> "Recommender":
         """Reads the workdir of launch/train.py or `train`; nothing there is changed.
 
+        Args:
+          mesh: an exactly searched memory lies over all its devices, with the same answers; threads that ask at once
+            search it one after the other. A mesh, or a text as --mesh takes; by default all devices of this process.
+            None: the default device alone.
+
         Raises:
+          ConfigError: the mesh does not fit the devices, or has some of other processes.
           CheckpointError: it is no workdir, its pre-training is not finished, or a part is damaged or foreign.
         """
         opened = open_workdir(workdir)
         method = choose_method(opened)
         if method.reader_params is not None:
             _, opened = opened.best_reader()
-        recommender = cls(Model(opened, method, None))
+        recommender = cls(Model(opened, method, None, mesh_of_process(mesh)))
         if method.scoring != "pretrain" and not recommender.refresh():
             recommender.model.bank = opened.bank()
         return recommender

@@ -4,12 +4,14 @@ Sorting is what costs: `lax.top_k` over a bank's width takes several times the m
 blocks of BLOCK_ROWS rows and a query chunk is searched in three steps:
 
 1. tile by tile: matmul, eligibility as a mask, and the best score of each block (fused; a tile stays in the cache);
-2. the k best blocks, level by level: the best groups of groups of blocks, the best groups within these, the blocks;
-3. top-k over the rows of those k blocks, scored again.
+2. the k best blocks and some more, level by level: the best groups of groups of blocks, the best groups within these,
+   the blocks;
+3. top-k over the rows of those blocks, scored again.
 
 This is exact: a row outside the k best blocks has k rows before it, one in each of these; so has a block outside the
 k best groups. Blocks hold rows that follow one another and every top-k prefers the lower index, so rows of equal score
-come in the order of the bank.
+come in the order of the bank. The matmul rounds otherwise than the second scoring: the few blocks more keep a row whose
+score is within that of the k-th from being lost, on one device or on the many of a mesh, which would lose another.
 """
 
 import functools
@@ -24,11 +26,13 @@ from raserec_jax.retrieval.eligibility import Queries, may_see
 from raserec_jax.retrieval.layout import Shelves, seen_rows
 from raserec_jax.retrieval.top_lists import pick
 
+_SPARE_BLOCKS = 4
+
 
 def best_of_piece(piece: Shelves, queries: Queries, k: int, rule: str) -> tuple[Array, Array]:
     """Scores and ids [queries, at most k] of the best rows, -inf and -1 where a query may see none."""
     maxima = _block_maxima(piece, queries, rule)  # [blocks, queries]
-    blocks = _best_blocks(maxima, k)  # [queries, best blocks], ascending
+    blocks = _best_blocks(maxima, k + _SPARE_BLOCKS)  # [queries, best blocks], ascending
     scores = _block_scores(piece, queries, blocks, rule)  # [queries, best blocks, BLOCK_ROWS]
     count = scores.shape[0]
     scores, slots = lax.top_k(

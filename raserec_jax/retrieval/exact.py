@@ -8,6 +8,7 @@ sums are float32. Dividing by their lengths would round them again, so the score
 """
 
 import copy
+import threading
 import time
 
 import jax
@@ -33,6 +34,9 @@ _BANK_CHUNK = 2**20
 # Chunks of queries in one device call.
 _CALL_CHUNKS = 16
 _SMALLEST_CHUNK = 8
+# Threads that started programs on several devices at once might start them in another order on each, and these would
+# wait for one another for ever.
+_one_on_a_mesh = threading.Lock()
 
 
 class ExactIndex:
@@ -65,7 +69,7 @@ class ExactIndex:
           bank_chunk: rows between merges of the running top-k; bounds memory.
           tile_rows: rows scored at a time; default by backend.
           mesh: lay the rows out over all its devices, as many on each; None: the default device has all. What is
-            found is the same.
+            found is the same. Of several processes all build it from the same bank and ask it the same together.
           capacity: lay out for so many rows where that is more than there are: banks up to that size then share
             their compiled programs.
           approx_recall: 0, or the share of the best rows that is to be found, in (0, 1): faster on a TPU
@@ -135,9 +139,11 @@ class ExactIndex:
             part, some = _padded(queries, start, step), np.int32(min(step, count - start))
             if mesh is None:
                 found.append(search_chunks(self._shelves, part, some, **options))
-            else:
+                continue
+            with _one_on_a_mesh:
                 part, some = put_everywhere(mesh, (part, some))
-                found.append(search_parts(self._shelves, part, some, mesh=mesh, **options))
+                lists = search_parts(self._shelves, part, some, mesh=mesh, **options)
+                found.append(tuple(map(np.asarray, lists)))
         if not found:
             found = [(np.zeros((0, k), np.float32), np.zeros((0, k), np.int32))]
         scores = np.concatenate([np.asarray(scores) for scores, _ in found])[:count]

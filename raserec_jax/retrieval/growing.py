@@ -90,11 +90,17 @@ class GrowingIndex:
 
     @classmethod
     def over(
-        cls, built: _Engine, engine: str, alive: np.ndarray, *, top_k: int = 20
+        cls,
+        built: _Engine,
+        engine: str,
+        alive: np.ndarray,
+        *,
+        top_k: int = 20,
+        mesh: Mesh | None = None,
     ) -> "GrowingIndex":
         """The index whose engine is there already, built from all rows of its bank under the same settings."""
         rows = built.bank.rows
-        settings = _Settings(engine, top_k, None)
+        settings = _Settings(engine, top_k, mesh)
         return cls._of(built, settings, np.arange(rows), rows, built.bank, alive, None)
 
     def following(self, bank: MemoryBank, alive: Bool[np.ndarray, " rows"]) -> "GrowingIndex":

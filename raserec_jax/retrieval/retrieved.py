@@ -7,35 +7,34 @@ import zipfile
 import zlib
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from raserec_jax.constants import NO_ROW
 from raserec_jax.errors import CheckpointError
+from raserec_jax.retrieval.arrays import AnyArray
 from raserec_jax.store.files import PathLike, read_npy, replace_file
 
 _MEMBERS = ("ids", "scores", "mask", "bank_fingerprint")
 
 
 class Retrieved(NamedTuple):
-    """The best rows each query may see, best first; on equal scores the lower row first.
+    """The best rows each query may see, best first; on equal scores the lower row first. On the host.
 
     ids: [queries, top_k] int32, rows of the bank, -1 = none; scores: [queries, top_k] float32, cosines, 0 where
     there is none; mask: [queries, top_k] bool, which are real. Missing ones stand at the end of a row.
     """
 
-    ids: Array
-    scores: Array
-    mask: Array
+    ids: AnyArray
+    scores: AnyArray
+    mask: AnyArray
 
 
 def masked(ids: np.ndarray, scores: np.ndarray, mask: np.ndarray) -> Retrieved:
     """A Retrieved from host arrays, with the agreed values where `mask` is False."""
     return Retrieved(
-        ids=jnp.asarray(np.where(mask, ids, NO_ROW).astype(np.int32)),
-        scores=jnp.asarray(np.where(mask, scores, 0).astype(np.float32)),
-        mask=jnp.asarray(mask),
+        ids=np.where(mask, ids, NO_ROW).astype(np.int32),
+        scores=np.where(mask, scores, 0).astype(np.float32),
+        mask=np.asarray(mask),
     )
 
 
@@ -100,7 +99,7 @@ def load_retrieved(path: PathLike, *, bank_fingerprint: str | None = None) -> Re
             f"{path}: these neighbours were found in bank {found_in:.16} but the bank in use is "
             f"{bank_fingerprint:.16}; search the bank again"
         )
-    return Retrieved(jnp.asarray(ids), jnp.asarray(scores), jnp.asarray(mask))
+    return Retrieved(ids, scores, mask)
 
 
 def _write_npz(file, members: dict[str, np.ndarray]) -> None:

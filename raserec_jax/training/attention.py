@@ -3,12 +3,12 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from raserec_jax.evaluation.attention import AttentionSums, attention_summary, attention_sums
 from raserec_jax.models.memory_reader import MemoryReader
 from raserec_jax.retrieval.memory_bank import MemoryBank
+from raserec_jax.training.reading import looked_up
 from raserec_jax.training.remembering import Part
 
 _BLOCK = 1024
@@ -18,6 +18,8 @@ def memory_attention(
     reader: MemoryReader, params: dict, part: Part, bank: MemoryBank, item_table, top_k: int
 ) -> dict:
     """Attention of the last read (mean over heads) by rank, its entropy, and its mass on the next item.
+
+    On one device, of several processes on one of each; memories are looked up on the host, a block at a time.
 
     Args:
       reader, params: as trained.
@@ -31,22 +33,23 @@ def memory_attention(
       memory also "own_weight": {"mean", "low", "high"} of the weight of the user vector beside what was read, mean and
       5% and 95% quantiles over the queries with a memory.
     """
-    keys, followed = jnp.asarray(bank.keys), jnp.asarray(bank.target_ids)
     ids, targets = np.asarray(part.retrieved.ids[:, :top_k]), part.evaluation.target_ids
+    query, item_table = np.asarray(part.query), np.asarray(item_table)
     totals: dict[str, AttentionSums] = {}
     own_weights = []
     for start in range(0, len(ids), _BLOCK):
         rows = slice(start, start + _BLOCK)
         missing = _BLOCK - len(ids[rows])  # at the end: a second size would be a second compilation
+        asked = np.pad(ids[rows], ((0, missing), (0, 0)), constant_values=-1)
+        is_next = (
+            bank.target_ids[np.maximum(asked, 0)] == np.pad(targets[rows], (0, missing))[:, None]
+        )
         found, own = _sums(
             reader,
             params,
-            jnp.pad(part.query[rows], ((0, missing), (0, 0))),
-            np.pad(ids[rows], ((0, missing), (0, 0)), constant_values=-1),
-            np.pad(targets[rows], (0, missing)),
-            keys,
-            followed,
-            item_table,
+            np.pad(query[rows], ((0, missing), (0, 0))),
+            *looked_up(bank, item_table, asked),
+            is_next,
         )
         own_weights.append(np.asarray(own)[: len(ids[rows])])
         for name, one in found.items():
@@ -62,17 +65,10 @@ def memory_attention(
 
 
 @functools.partial(jax.jit, static_argnames="reader")
-def _sums(reader, params, query, ids, target_ids, keys, followed, item_table):
+def _sums(reader, params, query, keys, values, mask, is_next):
     """({channel: sums of a block}, weight of each user vector itself)."""
-    rows, mask = jnp.maximum(ids, 0), ids >= 0
     _, attention, own = reader.apply(
-        {"params": params},
-        query,
-        keys[rows],
-        item_table[followed[rows]],
-        mask,
-        return_attention=True,
+        {"params": params}, query, keys, values, mask, return_attention=True
     )
-    is_next = followed[rows] == target_ids[:, None]
     sums = {name: attention_sums(one, mask, is_next) for name, one in attention.items()}
     return sums, own

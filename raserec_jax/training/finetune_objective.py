@@ -118,7 +118,7 @@ def finetune_task(
         )
         return term, {"next_item_loss": term}
 
-    return Task(jax.tree.map(jnp.asarray, constants), steps, order, loss)
+    return Task(constants, steps, order, loss)
 
 
 def window_items(item_ids, starts, lengths, rows, max_len: int) -> Array:

@@ -13,7 +13,6 @@ from raserec_jax.data.splits import Split
 from raserec_jax.distributed import by_writer
 from raserec_jax.evaluation.evaluator import evaluate_ranks
 from raserec_jax.evaluation.ranking import Scores
-from raserec_jax.mesh import within_process
 from raserec_jax.models.encoder import repeat_bias
 from raserec_jax.training.finetune_objective import MemoryConstants, finetune_task
 from raserec_jax.training.loop import FitResult, FitSettings, fit
@@ -44,13 +43,13 @@ def run_finetuning(
 ) -> FitResult:
     """Trains the reader, and the encoder too if `config.finetune.train_encoder`.
 
-    With the encoder frozen everything else is a constant on the device, and nothing is searched. Where there is nothing
-    to train, the reader is evaluated as it is: no epoch is run.
+    With the encoder frozen everything else is a constant on the devices, and nothing is searched. Where there is
+    nothing to train, the reader is evaluated as it is: no epoch is run.
 
     Returns:
       Parameters: the reader's, or {"reader", "encoder"} if both were trained.
     """
-    reader, mesh = make_reader(config), within_process(tools.mesh)
+    reader, mesh = make_reader(config), tools.mesh
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     dim = encoder_params["item_table"].shape[1]
     params = jax.jit(reader.init)(
@@ -132,7 +131,7 @@ def _frozen_evaluator(
     table, top_k = encoder_params["item_table"], config.memory.top_k
 
     def evaluate(params: dict) -> dict:
-        query = augmented_query(reader, params, memory.valid, memory.train_bank, table, top_k)
+        query = augmented_query(reader, params, memory.valid, memory.train_bank, table, top_k, mesh)
         return evaluate_ranks(
             *query_ranks(Scores(query), encoder_params, split, memory.valid.evaluation, mesh)
         )

@@ -231,15 +231,16 @@ class _Fit:
         return int(self.state.step)
 
     def unspread(self, tree: Any) -> Any:
-        """A part of the state on one device; of several processes each gathers it."""
+        """A part of the state as it is on one device; from a mesh on the host, where each process gathers it."""
         if self.mesh is None:
             return tree
-        whole = without_padding(jax.tree.map(to_host, tree), self.num_items)
-        return jax.tree.map(jnp.asarray, whole)
+        return without_padding(jax.tree.map(to_host, tree), self.num_items)
 
     def spread(self, constants: Any) -> Any:
-        """What steps read, where they read it."""
-        return constants if self.mesh is None else put_tree(self.mesh, constants)
+        """What steps read, from wherever it is to where they read it."""
+        if self.mesh is None:
+            return jax.tree.map(jnp.asarray, constants)
+        return put_tree(self.mesh, constants)
 
     def sent(self, batches: Any) -> Any:
         """Batches from the host, on the device, or this process's share of them on its devices of the mesh."""

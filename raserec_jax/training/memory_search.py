@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from raserec_jax.distributed import by_writer, process_count
+from raserec_jax.distributed import by_writer, exchange, process_count
 from raserec_jax.errors import CheckpointError, ConfigError
 from raserec_jax.retrieval.eligibility import Queries, audit
 from raserec_jax.retrieval.memory_bank import MemoryBank
@@ -43,21 +43,25 @@ def audited(name: str, found: Retrieved, bank: MemoryBank, queries: Queries, rul
         )
 
 
-def _engine(settings) -> str:
-    """What all processes of a job find the same with: ScaNN has no seed."""
+def engine_of_job(engine: str) -> str:
+    """The engine with which all processes of a job find the same: ScaNN has no seed, and searches in one process.
+
+    Raises:
+      ConfigError: "scann" with several processes.
+    """
     if process_count() == 1:
-        return settings.engine
-    if settings.engine == "scann":
+        return engine
+    if engine == "scann":
         raise ConfigError(
-            "config.memory.engine=scann searches in one process, each build differently; with several processes use "
-            "exact, which they share, or auto"
+            "engine=scann searches in one process, each build differently; with several processes use exact, which "
+            "they share, or auto"
         )
     return "exact"
 
 
 def _searcher(settings, bank: MemoryBank, top_k: int, mesh: Mesh | None) -> Searcher:
     return make_searcher(
-        _engine(settings),
+        engine_of_job(settings.engine),
         bank,
         eligibility=settings.eligibility,
         top_k=top_k,
@@ -75,7 +79,7 @@ class MemorySearch:
 
     def __init__(self, settings, folder: Path, top_k: int, mesh: Mesh | None = None):
         """settings: `config.memory`.  folder: where neighbours are saved.  top_k: neighbours per query.
-        mesh: over which an exactly searched bank lies; None = one device.
+        mesh: over which an exactly searched bank lies, of several processes all theirs; None = one device.
         """
         self.settings, self.folder, self.top_k, self.mesh = settings, folder, top_k, mesh
         self.searcher = None
@@ -95,7 +99,8 @@ class MemorySearch:
         """
         path = self.folder / f"neighbours_{name}.npz"
         found = self._saved(path, bank, queries)
-        if found is None:
+        # All search, or none: they search together.
+        if "" in exchange(f"neighbours of {name}: saved", "" if found is None else "saved"):
             if self.searcher is None or self.searcher.bank is not bank:
                 self._build(bank, queries, bank if truth is None else truth)
             began = time.perf_counter()

@@ -24,10 +24,10 @@ from raserec_jax.training.pretraining import query_ranks
 def mixed_scores(query, retrieved: Retrieved, bank: MemoryBank, mixture: Mixture) -> Scores:
     """Scores of the mixture; a query without memories keeps its own."""
     top_k = mixture.top_k
-    mask = jnp.asarray(retrieved.mask[:, :top_k])
+    mask = np.asarray(retrieved.mask[:, :top_k])
     mass = mixture_mass(retrieved.scores[:, :top_k], mask, mixture.temperature)
-    rows = jnp.maximum(jnp.asarray(retrieved.ids[:, :top_k]), 0)
-    ids = jnp.where(mask, jnp.asarray(bank.target_ids)[rows], 0)
+    rows = np.maximum(np.asarray(retrieved.ids[:, :top_k]), 0)
+    ids = np.where(mask, bank.target_ids[rows], 0)
     return Scores(query, ids, mass, mixture.weight)
 
 
@@ -56,7 +56,7 @@ def choose_mixture(
         *(None if field is None else field[rows] for field in evaluation[:4]), rows=None
     )
     protocol, metric = settings.metric.split("/")
-    part = Retrieved(*(jnp.asarray(field)[rows] for field in retrieved))
+    part = Retrieved(*(field[rows] for field in retrieved))
     top_k = min(settings.top_k, retrieved.ids.shape[1])
     best, best_value = Mixture(0.0, settings.temperatures[0], top_k), -1.0
     for temperature in settings.temperatures:

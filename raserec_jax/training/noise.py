@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Iterator
 
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from raserec_jax.data.splits import Split
 from raserec_jax.encoding import encode_rows, evaluation_set
@@ -49,35 +49,42 @@ def noise_study(
     memory: Memory | None,
     parts: TrainedParts,
     share: float,
+    mesh: Mesh | None = None,
 ) -> dict[str, dict]:
     """Test metrics of the encoder and of the reader with noisy histories; the memory itself has none.
 
     The queries are encoded and searched anew. Histories are noisy for the repeat bias and the filter too: the wrong
     items are all that the system knows.
 
+    Args:
+      mesh: as in `rank_targets`.
+
     Returns:
       {"pretrain": {"unfiltered": {...}, "filtered": {...}}, and "finetune" if there is a reader}.
     """
     noisy = noisy_histories(split, share, config.seed)
     return {
-        name: evaluate_ranks(*query_ranks(scores, params, noisy, queries))
-        for name, scores, params, queries in _noisy_scores(config, encoder, noisy, memory, parts)
+        name: evaluate_ranks(*query_ranks(scores, params, noisy, queries, mesh))
+        for name, scores, params, queries in _noisy_scores(
+            config, encoder, noisy, memory, parts, mesh
+        )
     }
 
 
-def _noisy_scores(config, encoder, noisy: Split, memory, parts) -> Iterator[tuple]:
+def _noisy_scores(config, encoder, noisy: Split, memory, parts, mesh) -> Iterator[tuple]:
     queries = evaluation_set(noisy, "test", max_len=encoder.max_len)
-    item_ids = jnp.asarray(noisy.log.item_ids)
-    query = encode_rows(encoder, parts.encoder_params, item_ids, queries.rows)
+    item_ids = noisy.log.item_ids
+    query = encode_rows(encoder, parts.encoder_params, item_ids, queries.rows, mesh=mesh)
     yield "pretrain", Scores(query), parts.encoder_params, queries
     if parts.reader_params is None or memory is None:
         return
     own, own_memory = parts.behind_reader(memory)
     if own is not parts.encoder_params:
-        query = encode_rows(encoder, own, item_ids, queries.rows)
+        query = encode_rows(encoder, own, item_ids, queries.rows, mesh=mesh)
     bank, top_k = own_memory.full_bank, config.memory.top_k
-    found = search_bank(config.memory, bank, as_queries(query, queries), top_k)
+    found = search_bank(config.memory, bank, as_queries(query, queries), top_k, mesh)
     part = Part(queries, query, found)
-    table = own["item_table"]
-    augmented = augmented_query(make_reader(config), parts.reader_params, part, bank, table, top_k)
+    augmented = augmented_query(
+        make_reader(config), parts.reader_params, part, bank, own["item_table"], top_k, mesh
+    )
     yield "finetune", Scores(augmented), own, queries

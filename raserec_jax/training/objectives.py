@@ -35,7 +35,7 @@ ITEM_UPDATES = ("all", "touched")
 class Task(NamedTuple):
     """One objective for `loop.fit`.
 
-    constants: arrays on the device that every step reads and none changes.
+    constants: arrays that every step reads and none changes; the loop puts those of the host where they belong.
     steps_per_epoch: steps that see every example once.
     order: (constants, key) -> the epoch's order.
     loss: (params, constants, order, step_in_epoch, key) -> (loss, metrics of scalars).

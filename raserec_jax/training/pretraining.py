@@ -28,7 +28,7 @@ from raserec_jax.encoding import EvaluationSet, encode_rows, evaluation_set
 from raserec_jax.errors import ConfigError, DataError
 from raserec_jax.evaluation.evaluator import evaluate_ranks, rank_histories
 from raserec_jax.evaluation.ranking import Scores
-from raserec_jax.mesh import made_on, within_process
+from raserec_jax.mesh import made_on
 from raserec_jax.models.backbones import Encoder, make_backbone
 from raserec_jax.models.encoder import repeat_bias
 from raserec_jax.semantic.tables import SemanticTables
@@ -226,7 +226,7 @@ def run_pretraining(
             config.checkpoint.keep,
         ),
         key=key,
-        evaluate=encoder_evaluator(encoder, split, "valid", mesh=within_process(tools.mesh)),
+        evaluate=encoder_evaluator(encoder, split, "valid", mesh=tools.mesh),
         folder=tools.workdir / "checkpoints" / stage,
         best_folder=tools.workdir / "best" / stage,
         stage=stage,

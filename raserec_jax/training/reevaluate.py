@@ -4,25 +4,31 @@ The neighbours that the run saved are used, as ScaNN has no seed; with another `
 the metrics may differ.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
+from raserec_jax.checkpoints import params_fingerprint
 from raserec_jax.data.splits import Split, split_log
 from raserec_jax.data.storage import PathLike
+from raserec_jax.distributed import agreed, process_count
 from raserec_jax.errors import CheckpointError
 from raserec_jax.evaluation.evaluator import evaluate_ranks
 from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.recommend.loading import Workdir, open_workdir, read_mixture
 from raserec_jax.report.results import read_json
 from raserec_jax.report.tables import COLUMNS, PROTOCOLS, format_results_table, number
+from raserec_jax.training.memory_search import engine_of_job
 from raserec_jax.training.mixing import Mixture, mixed_scores
 from raserec_jax.training.pretraining import encoder_evaluator, query_ranks
 from raserec_jax.training.reading import augmented_query
 from raserec_jax.training.remembering import Memory
 from raserec_jax.training.saved_memory import saved_memory
 from raserec_jax.training.testing import TrainedParts, test_metrics, test_ranks
+from raserec_jax.training.workdir import identity
 
 SPLITS = ("test", "valid")
 # Stored metrics have eight digits; one user's rank moves a metric by more than this.
@@ -37,33 +43,40 @@ class Reevaluation(NamedTuple):
     holds: bool
 
 
-def reevaluate(workdir: PathLike, split: str = "test", engine: str | None = None) -> Reevaluation:
-    """Computes the metrics of a part of the split again.
+def reevaluate(
+    workdir: PathLike, split: str = "test", engine: str | None = None, mesh: Mesh | None = None
+) -> Reevaluation:
+    """Computes the metrics of a part of the split again; of several processes all call it together.
 
     Args:
       workdir: of a run that got so far: to the test's results for "test", past pre-training for "valid".
       split: one of SPLITS.
       engine: search with it instead of using the saved neighbours; "exact", "scann" or "auto".
+      mesh: over which it is computed, with the same numbers; None = one device.
 
     Raises:
       CheckpointError: the workdir is unfinished, damaged or foreign.
-      ConfigError: an engine that is unknown or absent.
+      ConfigError: an engine that is unknown or absent, ScaNN with several processes, or processes that read different
+        workdirs.
     """
     assert split in SPLITS
+    if engine is not None:
+        engine = engine_of_job(engine)
     opened = open_workdir(workdir)
     results = _test_results(opened) if split == "test" else None
+    _check_agreed(opened, split, engine)
     data, memory, parts = (
         split_log(opened.log, opened.config.data),
-        _memory(opened, split, engine),
-        _parts(opened, split, engine),
+        _memory(opened, split, engine, mesh),
+        _parts(opened, split, engine, mesh),
     )
     if split == "test":
-        ranks = test_ranks(opened.config, opened.encoder, data, memory, parts)
+        ranks = test_ranks(opened.config, opened.encoder, data, memory, parts, mesh)
         metrics, stored = test_metrics(ranks), _stored_test(results["stages"])
         shown = results if engine is None else _with_metrics(results, metrics)
         table = format_results_table(shown)
     else:
-        metrics = _valid_metrics(opened, data, memory, parts)
+        metrics = _valid_metrics(opened, data, memory, parts, mesh)
         stored = _stored_valid(opened)
         table = _table(metrics)
     differences = sorted(_differences(stored, metrics), reverse=True)
@@ -71,7 +84,18 @@ def reevaluate(workdir: PathLike, split: str = "test", engine: str | None = None
     return Reevaluation(table, verdict, engine is not None or not differences)
 
 
-def _parts(opened: Workdir, split: str, engine: str | None) -> TrainedParts:
+def _check_agreed(opened: Workdir, split: str, engine: str | None) -> None:
+    """That all processes of a job ask the same of the same workdir: they compute together."""
+    if process_count() > 1:
+        records = {
+            name: opened.record(name) for name in ("memory", "finetune", "mixing", "control")
+        }
+        told = [split, engine, identity(opened.config, opened.log), records]
+        told.append(params_fingerprint(opened.encoder_params))
+        agreed("evaluation", json.dumps(told, sort_keys=True), "workdir, split or engine")
+
+
+def _parts(opened: Workdir, split: str, engine: str | None, mesh: Mesh | None) -> TrainedParts:
     mixtures = (read_mixture(opened, name) for name in ("mixing", "combined"))
     reader_params, own = opened.best_reader()
     parts = TrainedParts(
@@ -82,21 +106,21 @@ def _parts(opened: Workdir, split: str, engine: str | None) -> TrainedParts:
     )
     if own is opened:
         return parts
-    memory = _memory(own, split, engine)
+    memory = _memory(own, split, engine, mesh)
     return parts._replace(reader_encoder_params=own.encoder_params, reader_memory=memory)
 
 
-def _memory(opened: Workdir, split: str, engine: str | None) -> Memory | None:
+def _memory(opened: Workdir, split: str, engine: str | None, mesh: Mesh | None) -> Memory | None:
     """What the evaluation reads of the memory; None if that stage is not finished."""
     parts = ("valid",) if split == "valid" else ("test_train_bank", "test")
-    return saved_memory(opened, parts, engine)
+    return saved_memory(opened, parts, engine, mesh)
 
 
 def _valid_metrics(
-    opened: Workdir, data: Split, memory: Memory | None, parts: TrainedParts
+    opened: Workdir, data: Split, memory: Memory | None, parts: TrainedParts, mesh: Mesh | None
 ) -> dict[str, dict]:
     """Metrics by stage, with the training bank."""
-    evaluate = encoder_evaluator(opened.encoder, data, "valid")
+    evaluate = encoder_evaluator(opened.encoder, data, "valid", mesh=mesh)
     found = {"pretrain": evaluate(parts.encoder_params)}
     if parts.control_params is not None:
         found["control"] = evaluate(parts.control_params)
@@ -107,7 +131,9 @@ def _valid_metrics(
     scores: dict[str, tuple[Scores, dict]] = {}
     if parts.reader_params is not None:
         table, top_k = own["item_table"], opened.config.memory.top_k
-        augmented = augmented_query(opened.reader, parts.reader_params, part, bank, table, top_k)
+        augmented = augmented_query(
+            opened.reader, parts.reader_params, part, bank, table, top_k, mesh
+        )
         scores["finetune"] = Scores(augmented), own
         if parts.reader_mixture is not None:
             mixed = mixed_scores(augmented, part.retrieved, bank, parts.reader_mixture)
@@ -117,7 +143,7 @@ def _valid_metrics(
         mixed = mixed_scores(part.query, part.retrieved, bank, parts.mixture)
         scores["mixing"] = mixed, parts.encoder_params
     for name, (one, params) in scores.items():
-        found[name] = evaluate_ranks(*query_ranks(one, params, data, part.evaluation))
+        found[name] = evaluate_ranks(*query_ranks(one, params, data, part.evaluation, mesh))
     return found
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -42,11 +41,12 @@ from raserec_jax.training.memory_search import MemorySearch
 class Part(NamedTuple):
     """Queries of a part of the split, as vectors, and what the bank gave them.
 
-    evaluation: the queries themselves.  query: [queries, dim].  retrieved: their neighbours, best first.
+    evaluation: the queries themselves.  query: [queries, dim], from a mesh on the host.  retrieved: their neighbours,
+      best first.
     """
 
     evaluation: EvaluationSet
-    query: jax.Array
+    query: jax.Array | np.ndarray
     retrieved: Retrieved
 
 
@@ -56,14 +56,14 @@ class Memory(NamedTuple):
     train_bank: the training prefixes that `config.memory` lets in.  full_bank: the validation pairs too, as published
       for the test.
     examples, example_query, example_retrieved: every training prefix with its target, its vector [examples, dim]
-      float32, and its neighbours in train_bank (None where they are not asked for).
+      float32 (from a mesh on the host), and its neighbours in train_bank (None where they are not asked for).
     valid, test_train_bank: searched in train_bank.  test: searched in full_bank.
     """
 
     train_bank: MemoryBank
     full_bank: MemoryBank
     examples: Examples
-    example_query: jax.Array
+    example_query: jax.Array | np.ndarray
     example_retrieved: Retrieved | None
     valid: Part
     test_train_bank: Part
@@ -73,14 +73,14 @@ class Memory(NamedTuple):
 
 def encode_examples(
     config, encoder: Encoder, params: dict, split: Split, mesh: Mesh | None = None
-) -> tuple[jax.Array, Examples]:
+) -> tuple[jax.Array | np.ndarray, Examples]:
     """[examples, dim] float32 vector of every training prefix, from one pass per user, and what they are."""
     long_history = config.pretrain.batching.long_history
     encode, examples = example_encoder(encoder, split, long_history=long_history, mesh=mesh)
     return encode(params), examples
 
 
-def build_bank(config, split: Split, query: jax.Array, examples: Examples) -> MemoryBank:
+def build_bank(config, split: Split, query, examples: Examples) -> MemoryBank:
     """Bank, with float32 keys, of the training prefixes that `config.memory` lets in, in the order of the log.
 
     Raises:
@@ -113,7 +113,7 @@ def with_later_pairs(
         return bank
     windows = prefix_windows(later, encoder.max_len)
     rows = history_rows(windows, default_row_len(encoder.max_len))
-    keys = encode_rows(encoder, params, jnp.asarray(split.log.item_ids), rows, mesh=mesh)
+    keys = encode_rows(encoder, params, split.log.item_ids, rows, mesh=mesh)
     times = _times(split, later)
     return bank.append(np.asarray(keys), later.target_ids, later.user_ids, later.lengths, times)
 
@@ -131,7 +131,7 @@ def _subset(config) -> Subset:
     return Subset(**{field: config.memory[field] for field in Subset._fields})
 
 
-def example_queries(query: jax.Array, examples: Examples, split: Split) -> Queries:
+def example_queries(query, examples: Examples, split: Split) -> Queries:
     """Search queries for the training prefixes."""
     return Queries(np.asarray(query), examples.user_ids, examples.lengths, _times(split, examples))
 
@@ -159,7 +159,8 @@ def run_memory(
     Args:
       name: folder in the workdir.
       for_training: search the neighbours of the training prefixes too.
-      mesh: over which histories are encoded and the bank is searched, with the same result; None = one device.
+      mesh: over which histories are encoded and the bank is searched, with the same result; None = one device. Of
+        several processes all call this together.
 
     Raises:
       ConfigError: memory.top_k is above the number of entries.
@@ -168,11 +169,10 @@ def run_memory(
     began = time.perf_counter()
     query, examples = encode_examples(config, encoder, params, split, mesh)
     train_truth = build_bank(config, split, query, examples)
-    item_ids = jnp.asarray(split.log.item_ids)
 
-    def encoded(part: str) -> tuple[EvaluationSet, jax.Array]:
+    def encoded(part: str) -> tuple[EvaluationSet, jax.Array | np.ndarray]:
         queries = evaluation_set(split, part, max_len=encoder.max_len)
-        return queries, encode_rows(encoder, params, item_ids, queries.rows, mesh=mesh)
+        return queries, encode_rows(encoder, params, split.log.item_ids, queries.rows, mesh=mesh)
 
     valid, test = encoded("valid"), encoded("test")
     full_truth = with_later_pairs(config, train_truth, encoder, params, split, mesh)

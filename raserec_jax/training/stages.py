@@ -15,7 +15,6 @@ from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.splits import Split
 from raserec_jax.distributed import by_writer
 from raserec_jax.errors import ConfigError
-from raserec_jax.mesh import within_process
 from raserec_jax.models.memory_reader import reader_weights
 from raserec_jax.progress import Progress
 from raserec_jax.recommend.loading import FINETUNED_MEMORY
@@ -58,7 +57,7 @@ class Stages:
         self.config, self.split, self.text, self.workdir = config, split, text, workdir
         self.tools = Tools(workdir, writer, Progress, wd.identity(config, split.log), **tools)
         self.encoder = make_encoder(config, split.log.num_items)
-        self.mesh = within_process(self.tools.mesh)  # of what is evaluated and searched
+        self.mesh = self.tools.mesh
         self.results: dict = {}
         self._memory: Memory | None = None
         self._semantic: Embedded | None = None
@@ -68,6 +67,18 @@ class Stages:
     def say(self, text: str) -> None:
         print(text, flush=True)
 
+    def _record(self, stage: str) -> dict | None:
+        """What a finished stage wrote down, None if it is not finished: as process 0 sees it, for all do what it says.
+
+        Raises:
+          CheckpointError: the record is damaged.
+        """
+        return by_writer(f"{stage}: done", lambda: wd.stage_record(self.workdir, stage))
+
+    def _memory_damage(self, name: str = "memory") -> str | None:
+        """`workdir.memory_damage` of a folder of the workdir, as process 0 sees it."""
+        return by_writer(f"{name}: read", lambda: wd.memory_damage(self.workdir, name))
+
     def announce(self, stage: str) -> None:
         """One line before a stage: what it does, or that it is done."""
         if stage not in STAGES[:-2]:
@@ -76,7 +87,7 @@ class Stages:
             return
         if stage == "semantic" and not uses_semantics(self.config):
             return
-        if wd.stage_record(self.workdir, stage) is not None:
+        if self._record(stage) is not None:
             self.say(f"{stage}: done, read from the workdir")
             return
         config = self.config
@@ -96,7 +107,7 @@ class Stages:
 
     def semantic(self) -> None:
         """Texts, vectors and neighbours, for SRA-CL; what is there already is read."""
-        if not uses_semantics(self.config) or wd.stage_record(self.workdir, "semantic") is not None:
+        if not uses_semantics(self.config) or self._record("semantic") is not None:
             return
         wd.finish_stage(self.workdir, "semantic", by_writer("semantic", self._embed, _EMBEDDING_S))
 
@@ -118,8 +129,8 @@ class Stages:
 
     def memory(self) -> None:
         """Bank, index, neighbours."""
-        if wd.stage_record(self.workdir, "memory") is not None:
-            if wd.memory_damage(self.workdir) is not None:
+        if self._record("memory") is not None:
+            if self._memory_damage() is not None:
                 self._get_memory()  # writes again what is damaged, and says so
             return
         began = time.perf_counter()
@@ -136,20 +147,20 @@ class Stages:
     def finetune(self) -> None:
         """Stage 2."""
         params, reader = self._best("pretrain"), make_reader(self.config)
-        done = wd.stage_record(self.workdir, "finetune") is not None
+        done = self._record("finetune") is not None
         self._fit_stage(
             "finetune",
             lambda: run_finetuning(self.config, params, self._get_memory(), self.split, self.tools),
             tell=lambda best: {"reader": reader_weights(reader, best.get("reader", best))},
         )
         if self.config.finetune.train_encoder and not (
-            done and wd.memory_damage(self.workdir, FINETUNED_MEMORY) is None
+            done and self._memory_damage(FINETUNED_MEMORY) is None
         ):
             self._behind_reader()  # its bank is there from now on, for recommendations too
 
     def mixing(self) -> None:
         """Chooses weight and temperature on validation, for the encoder and on top of the reader."""
-        if wd.stage_record(self.workdir, "mixing") is not None:
+        if self._record("mixing") is not None:
             return
         began = time.perf_counter()
         memory, params = self._get_memory(), self._best("pretrain")
@@ -166,6 +177,7 @@ class Stages:
                 own_memory.train_bank,
                 own["item_table"],
                 self.config.memory.top_k,
+                self.mesh,
             )
         record: dict[str, Any] = {}
         for name, query in bases.items():
@@ -190,7 +202,7 @@ class Stages:
 
     def control(self) -> None:
         """The same encoder, trained on for as many epochs as stage 2 had, without memory."""
-        finetuned = wd.stage_record(self.workdir, "finetune")
+        finetuned = self._record("finetune")
         if not self._has_control() or finetuned is None:
             return
         self._fit_stage(
@@ -212,12 +224,19 @@ class Stages:
 
     def evaluate(self) -> None:
         """The test, once: while no stage changed, its results are read."""
-        records = {stage: wd.stage_record(self.workdir, stage) for stage in STAGES[:-2]}
+        records = {stage: self._record(stage) for stage in STAGES[:-2]}
         path = self.workdir / "results.json"
-        evaluated = wd.stage_record(self.workdir, "evaluate")
-        # Records alone are what earlier releases wrote.
-        if path.exists() and evaluated in (records, _evaluated(records, path)):
-            self.results = read_json(path)
+        evaluated = self._record("evaluate")
+
+        def read() -> dict | None:
+            # Records alone are what earlier releases wrote.
+            if path.exists() and evaluated in (records, _evaluated(records, path)):
+                return read_json(path)
+            return None
+
+        found = by_writer("evaluate: read", read)
+        if found is not None:
+            self.results = found
             self.say(format_results_table(self.results))
             return
         memory = self._get_memory() if records["memory"] else None
@@ -236,7 +255,9 @@ class Stages:
             self.config, self.encoder, self.split, memory, parts, self.mesh
         )
         for share in self.config.evaluation.noise:
-            found = noise_study(self.config, self.encoder, self.split, memory, parts, share)
+            found = noise_study(
+                self.config, self.encoder, self.split, memory, parts, share, self.mesh
+            )
             for name, metrics in found.items():
                 details[name].setdefault("noise", {})[str(share)] = metrics
         self.results, timings = assemble_results(self.config, self.split, records, ranks, details)
@@ -259,13 +280,18 @@ class Stages:
 
     def report(self) -> None:
         """Plots and report.html."""
-        if not self.results and (self.workdir / "results.json").exists():
-            self.results = read_json(self.workdir / "results.json")
-        if self.results:
-            by_writer("report", lambda: self.say(f"report: {write_report(self.workdir)}"))
+        path = self.workdir / "results.json"
+
+        def write() -> dict:
+            results = self.results or (read_json(path) if path.exists() else {})
+            if results:
+                self.say(f"report: {write_report(self.workdir)}")
+            return results
+
+        self.results = by_writer("report", write)
 
     def _fit_stage(self, stage: str, run, tell=lambda best: {}) -> None:
-        if wd.stage_record(self.workdir, stage) is not None:
+        if self._record(stage) is not None:
             return
         fitted: FitResult = run()
         self._params[stage] = fitted.params
@@ -286,7 +312,7 @@ class Stages:
     def _best(self, stage: str) -> dict | None:
         """Best parameters of a stage: of this call, or from its folder; None if it never ran."""
         if stage not in self._params:
-            if wd.stage_record(self.workdir, stage) is None:
+            if self._record(stage) is None:
                 if stage == "pretrain":
                     raise ConfigError(
                         f"{self.workdir} has no finished pretrain stage; run with --stages=pretrain first"

@@ -8,7 +8,6 @@ groups of users, coverage and what the order of a history is worth, comes from t
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -157,8 +156,7 @@ def _test_scores(
     own = parts.encoder_params
 
     def encoded(params: dict):
-        item_ids = jnp.asarray(split.log.item_ids)
-        return encode_rows(encoder, params, item_ids, queries.rows, mesh=mesh)
+        return encode_rows(encoder, params, split.log.item_ids, queries.rows, mesh=mesh)
 
     query = encoded(own)
     yield "pretrain", Scores(query), own
@@ -172,7 +170,9 @@ def _test_scores(
         augmented = None
         if parts.reader_params is not None:
             table, top_k = own_2["item_table"], config.memory.top_k
-            augmented = augmented_query(reader, parts.reader_params, part_2, bank_2, table, top_k)
+            augmented = augmented_query(
+                reader, parts.reader_params, part_2, bank_2, table, top_k, mesh
+            )
             yield f"finetune{suffix}", Scores(augmented), own_2
         if parts.mixture is not None:
             yield f"mixing{suffix}", mixed_scores(query, part.retrieved, bank, parts.mixture), own
@@ -212,7 +212,7 @@ def shuffled_history(
     queries = evaluation_set(split, "test", max_len=encoder.max_len)
     places = shuffled_segments(queries.rows.token_places, queries.rows.segment_ids, seed)
     rows = queries.rows._replace(token_places=places)
-    query = encode_rows(encoder, params, jnp.asarray(split.log.item_ids), rows, mesh=mesh)
+    query = encode_rows(encoder, params, split.log.item_ids, rows, mesh=mesh)
     shuffled = Ranks(*query_ranks(Scores(query), params, split, queries, mesh))
     change = gains(ordered, shuffled, samples=samples, seed=seed)
     return evaluate_ranks(*shuffled) | {"change": change}

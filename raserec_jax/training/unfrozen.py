@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from raserec_jax import checkpoints
@@ -82,7 +81,7 @@ def unfrozen_evaluator(
 ) -> Callable[[dict], dict]:
     """{"reader", "encoder"} -> validation metrics, with a bank by this encoder: what later stages will do."""
     encoder, top_k = make_encoder(config, split.log.num_items), config.memory.top_k
-    queries, item_ids = memory.valid.evaluation, jnp.asarray(split.log.item_ids)
+    queries = memory.valid.evaluation
     long_history = config.pretrain.batching.long_history
     encode, examples = example_encoder(encoder, split, long_history=long_history, mesh=mesh)
 
@@ -90,16 +89,17 @@ def unfrozen_evaluator(
         own = params["encoder"]
         bank = build_bank(config, split, encode(own), examples)
         bank = bank.with_keys_as(config.memory.key_dtype)
-        query = encode_rows(encoder, own, item_ids, queries.rows, mesh=mesh)
+        query = encode_rows(encoder, own, split.log.item_ids, queries.rows, mesh=mesh)
         found = search_bank(config.memory, bank, as_queries(query, queries), top_k, mesh)
         part = Part(queries, query, found)
-        augmented = augmented_query(reader, params["reader"], part, bank, own["item_table"], top_k)
+        table = own["item_table"]
+        augmented = augmented_query(reader, params["reader"], part, bank, table, top_k, mesh)
         return evaluate_ranks(*query_ranks(Scores(augmented), own, split, queries, mesh))
 
     return evaluate
 
 
 def neighbours(config, bank: MemoryBank, retrieved: Retrieved) -> Neighbours:
-    """What a step reads of a bank: the best `config.memory.top_k` of what was retrieved for each example."""
+    """What a step reads of a bank, on the host: the best `config.memory.top_k` retrieved for each example."""
     top_k = min(config.memory.top_k, retrieved.ids.shape[1])
-    return Neighbours(jnp.asarray(bank.keys), bank.target_ids, retrieved.ids[:, :top_k])
+    return Neighbours(bank.keys, bank.target_ids, retrieved.ids[:, :top_k])

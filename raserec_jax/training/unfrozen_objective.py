@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
@@ -90,10 +89,10 @@ def unfrozen_task(
         return term, {"next_item_loss": term}
 
     def refreshed(params, constants):
-        return constants[0], jax.tree.map(jnp.asarray, refresh(params["encoder"]))
+        return constants[0], refresh(params["encoder"])
 
     return Task(
-        jax.tree.map(jnp.asarray, (feed.arrays, neighbours)),
+        (feed.arrays, neighbours),
         feed.steps_per_epoch,
         lambda constants, key: epoch_order(feed._replace(arrays=constants[0]), key),
         loss,

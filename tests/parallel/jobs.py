@@ -1,4 +1,4 @@
-"""Jobs of several real processes on loopback, which train with launch/train.py on a small generated log."""
+"""Jobs of several real processes on loopback, which train or evaluate on a small generated log."""
 
 import pathlib
 import socket
@@ -16,6 +16,20 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def job_flags(count: int) -> list[list[str]]:
+    """The flags of each process of a new job."""
+    port = free_port()
+    return [
+        [
+            f"--coordinator=127.0.0.1:{port}",
+            f"--num_processes={count}",
+            f"--process_id={one}",
+            f"--heartbeat_s={HEARTBEAT_S}",
+        ]
+        for one in range(count)
+    ]
+
+
 class Job:
     """The processes of a job, by their ids; as a context, none is left behind.
 
@@ -31,19 +45,17 @@ class Job:
         *flags: str,
         most_bytes: Mapping[int, int] = MappingProxyType({}),
     ):
-        port = free_port()
         self.processes = [
-            runs.start(
-                workdir,
-                f"--coordinator=127.0.0.1:{port}",
-                f"--num_processes={count}",
-                f"--process_id={one}",
-                f"--heartbeat_s={HEARTBEAT_S}",
-                *flags,
-                most_bytes=most_bytes.get(one),
-            )
-            for one in range(count)
+            runs.start(workdir, *own, *flags, most_bytes=most_bytes.get(one))
+            for one, own in enumerate(job_flags(count))
         ]
+
+    @classmethod
+    def of(cls, processes: list) -> "Job":
+        """A job of processes that are started already."""
+        job = cls.__new__(cls)
+        job.processes = processes
+        return job
 
     def ends(self) -> list[tuple[int, str]]:
         """Exit code and output of each process, once all have ended."""

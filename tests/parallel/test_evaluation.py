@@ -12,7 +12,9 @@ from raserec_jax.evaluation.top_items import top_items
 from raserec_jax.models.encoder import SequenceEncoder
 from raserec_jax.models.gru_encoder import GRUEncoder
 from raserec_jax.training.pretraining import encoder_evaluator, make_encoder
+from raserec_jax.training.reading import augmented_query, make_reader, reader_shapes
 from raserec_jax.training.remembering import run_memory
+from raserec_jax.training.unfrozen import unfrozen_evaluator
 from tests.parallel.meshes import mesh_of
 from tests.small_logs import random_split
 
@@ -76,7 +78,12 @@ def test_ranks_and_lists_are_those_of_one_device(shape, kind, items):
 
 
 def drawn_params(encoder):
-    shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.ones((1, 2), jnp.int32))["params"]
+    return drawn(
+        jax.eval_shape(encoder.init, jax.random.key(0), jnp.ones((1, 2), jnp.int32))["params"]
+    )
+
+
+def drawn(shapes):
     draw = np.random.default_rng(1)
     return jax.tree.map(lambda leaf: draw.normal(size=leaf.shape).astype(np.float32), shapes)
 
@@ -123,5 +130,17 @@ def test_memory_and_validation_are_those_of_one_device(split, tmp_path):
     ):
         jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert other.report["recall"]["recall"] == 1.0
+    reader = make_reader(config)
+    of_reader = drawn(reader_shapes(reader, 8))
+    own = {"reader": of_reader, "encoder": params}
+    told = []
+    for memory, devices in ((one, None), (other, mesh)):
+        bank, table = memory.full_bank, params["item_table"]
+        read = augmented_query(reader, of_reader, memory.test, bank, table, 4, devices)
+        told.append(
+            (np.asarray(read), unfrozen_evaluator(config, reader, memory, split, devices)(own))
+        )
+    np.testing.assert_array_equal(told[0][0], told[1][0])
+    assert told[0][1] == told[1][1]
     metrics = encoder_evaluator(encoder, split, "valid", mesh=mesh)(params)
     assert metrics == encoder_evaluator(encoder, split, "valid")(params)

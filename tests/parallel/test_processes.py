@@ -20,18 +20,25 @@ from raserec_jax.mesh import (
     without_padding,
 )
 from raserec_jax.report.results import read_json
-from tests.parallel.jobs import Job
+from tests.parallel.jobs import Job, free_port, job_flags
 from tests.resume.runs import Runs, assert_same_run, leftovers, wait_for
 
-REST = "--stages=memory,evaluate"
+REST = ("--stages=memory,finetune,mixing,evaluate",)
 # Each of two processes has half of the item table, and so writes a part of every checkpoint.
 SPREAD = "--mesh=data:1,model:2"
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Runs:
-    """Stage 1, with compiled programs that all tests of this file share."""
-    settings = {"pretrain.stopping.epochs": 6}
+    """Stage 1, with compiled programs that all tests of this file share.
+
+    Stage 2 takes its steps, whose gradients are summed in another order on a mesh, but they lead nowhere.
+    """
+    settings = {
+        "pretrain.stopping.epochs": 6,
+        "finetune.optimizer.learning_rate": 0.0,
+        "finetune.control": False,
+    }
     return Runs(tmp_path_factory.mktemp("runs"), ("pretrain",), **settings)
 
 
@@ -191,17 +198,54 @@ def test_two_processes_that_feed_themselves_too(runs, of_one, tmp_path, feed):
 
 
 def test_two_processes_search_and_evaluate_exactly_as_one_does(runs, of_one, tmp_path):
-    """From the same parameters: bank, neighbours, ranks and results are the same bits."""
+    """From the same parameters: bank, neighbours, validation of stage 2, ranks and results are the same bits."""
     one, two = (shutil.copytree(of_one, tmp_path / name) for name in ("one", "two"))
-    runs.finish(one, REST)
-    with Job(runs, two, 2, REST) as job:
+    runs.finish(one, *REST)
+    with Job(runs, two, 2, *REST) as job:
         job.finish()
     results = [read_json(place / "results.json") for place in (one, two)]
     assert results[0].pop("devices") != results[1].pop("devices")
     assert results[0] == results[1]
+    asked = ("launch/evaluate.py", f"--workdir={one}", "--split=valid", "--engine=exact")
+    with Job.of([runs.program(*asked, *flags) for flags in job_flags(2)]) as job:
+        ends = job.ends()
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert "valid metrics of 4 models computed again: all equal those in stages/" in ends[0][1]
+    assert "metrics" not in ends[1][1]  # process 0 speaks
     for place in (one, two):
         (place / "results.json").unlink()
-    assert_same_run(two, one)
+    assert_same_run(two, one, ("pretrain",))
+
+
+@pytest.mark.parametrize(
+    ("count", "mesh"),
+    [pytest.param(2, "data:2", marks=pytest.mark.slow), (4, "data:2,model:2")],
+)
+def test_the_memory_lies_over_all_processes(runs, of_one_program, tmp_path, count, mesh):
+    """Bank, search, reading, validation, ranks and lists are the bits of one process, and each holds its share."""
+    with Job.of(spread_memory(runs, tmp_path, mesh, count)) as job:
+        job.finish()
+    with np.load(tmp_path / "found.npz") as found:
+        assert set(found) == set(of_one_program)
+        for name, expected in of_one_program.items():
+            np.testing.assert_array_equal(found[name], expected, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def of_one_program(runs, tmp_path_factory) -> dict:
+    """What tests/parallel/spread_memory.py finds as one process."""
+    folder = tmp_path_factory.mktemp("program")
+    with Job.of(spread_memory(runs, folder, "data:1", 1)) as job:
+        job.finish()
+    with np.load(folder / "found.npz") as found:
+        return dict(found)
+
+
+def spread_memory(runs, folder, mesh: str, count: int) -> list:
+    """The processes of tests/parallel/spread_memory.py."""
+    asked = ("tests/parallel/spread_memory.py", str(folder), mesh, str(count))
+    port = str(free_port())
+    return [runs.program(*asked, str(one), port) for one in range(count)]
 
 
 def kill(job: Job, workdir, which: int, draw: random.Random) -> None:

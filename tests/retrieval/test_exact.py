@@ -3,7 +3,6 @@
 import os
 import pathlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -64,7 +63,7 @@ def assert_found(found, ids, scores):
     np.testing.assert_array_equal(found.ids, ids)
     np.testing.assert_array_equal(found.mask, ids >= 0)
     np.testing.assert_allclose(found.scores, scores, atol=2e-6)
-    assert all(isinstance(value, jax.Array) for value in found)
+    assert all(isinstance(value, np.ndarray) for value in found)
     assert (found.ids.dtype, found.scores.dtype, found.mask.dtype) == (
         jnp.int32,
         jnp.float32,
