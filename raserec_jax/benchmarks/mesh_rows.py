@@ -107,7 +107,8 @@ def _sent(bench: Bench, config, stepper: Stepper) -> dict:
     held = bytes_on_device(stepper.state.params)
     computed = sum(computed_of(config, bench.split, stepper.mesh, held).values())
     kinds = ", ".join(f"{kind} {_mib(count)} in {times}" for kind, (count, times) in sent.items())
-    note = f"each device sends {_mib(read)} MiB a step ({kinds}), by arithmetic {_mib(computed)}"
+    note = f"each device sends {_mib(read)} MiB a step, read from the compiled program"
+    note += f" ({kinds}), and by arithmetic {_mib(computed)} MiB"
     return {"sent_bytes": read, "sent_computed": computed, "note": note}
 
 
