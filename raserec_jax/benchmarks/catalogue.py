@@ -1,4 +1,4 @@
-"""All rows by name, in the order in which they are measured; ScaNN and curves have a row for each size."""
+"""All rows by name, in the order in which they are measured; meshes, ScaNN and curves have a row for each size."""
 
 import difflib
 import functools
@@ -9,6 +9,7 @@ from raserec_jax.benchmarks import (
     curves,
     loss_rows,
     memory_rows,
+    mesh_rows,
     opponent_rows,
     reading_rows,
     training_rows,
@@ -36,6 +37,7 @@ ROWS: dict[str, Measurement] = {
     "counts": count_rows.counts,
 }
 SERIES: dict[str, tuple[str, Callable]] = {
+    "mesh": ("mesh_devices", mesh_rows.mesh_point),
     "scann": ("scann_banks", memory_rows.scann_point),
     "curve_items_full": ("curve_items", curves.full_softmax_point),
     "curve_items_sampled": ("curve_items", curves.sampled_point),

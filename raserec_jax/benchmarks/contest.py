@@ -53,6 +53,7 @@ class Line(NamedTuple):
     bound: in words.  temp_bytes, peak_bytes: of the program; of the process while the row was measured.
     curve, x: the curve that this is a point of, and where.  whole_s: seconds for all there is (an epoch, a test).
     paired_share: as product_share, the median over rounds, each against the probes before and after it.
+    sent_bytes, sent_computed: what each device sends in a step, read from the compiled program and by arithmetic.
     """
 
     row: str
@@ -85,6 +86,8 @@ class Line(NamedTuple):
     whole_s: float | None = None
     passes_share: float | None = None
     paired_share: float | None = None
+    sent_bytes: float | None = None
+    sent_computed: float | None = None
 
 
 class Timing(NamedTuple):

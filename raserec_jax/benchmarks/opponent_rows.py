@@ -3,11 +3,9 @@
 The scripts are in `opponents`, whose docstrings say how to make an environment for each.
 """
 
-import json
 import os
 import pathlib
 import statistics
-import subprocess
 
 import numpy as np
 
@@ -16,6 +14,7 @@ from raserec_jax.benchmarks import opponents
 from raserec_jax.benchmarks.bench import Bench, Skipped
 from raserec_jax.benchmarks.contest import Line
 from raserec_jax.benchmarks.machine import device_name
+from raserec_jax.benchmarks.other_process import last_line_of
 from raserec_jax.benchmarks.training_rows import stage_1_contestant
 from raserec_jax.data.splits import Split
 from raserec_jax.report.results import write_bytes_atomic
@@ -115,31 +114,18 @@ def run_script(python: str, name: str, arguments: list[str], folder: pathlib.Pat
         *arguments,
     ]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_TIMEOUT_S,
-        )
-    except OSError as error:
-        raise Skipped(f"--{name}_python={python} cannot be run ({error.strerror})") from error
-    except subprocess.TimeoutExpired as error:
-        raise Skipped(f"{name} did not end within {_TIMEOUT_S} s") from error
-    if done.returncode:
-        words = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-        raise Skipped(f"{name} ended with code {done.returncode}: {words:.200}")
-    try:
-        told = json.loads(done.stdout.strip().splitlines()[-1])
+
+    def checked(told):
         if not (told["seconds"] and told["examples"] and told["whole"] and told["versions"]):
             raise ValueError("an empty field")
-        told["items"] = int(told["items"])
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise Skipped(
-            f"{name} ended without the JSON line that was expected ({error!r:.80})"
-        ) from error
-    return told
+        return told | {"items": int(told["items"])}
+
+    return last_line_of(
+        command,
+        name,
+        checked,
+        program=f"--{name}_python={python}",
+        cwd=folder,
+        environment=environment,
+        timeout_s=_TIMEOUT_S,
+    )

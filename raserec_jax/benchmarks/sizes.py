@@ -12,6 +12,7 @@ class Sizes(NamedTuple):
     plain_queries: of the plain product with top-k.  argsort_users: ranked on the host.
     scann_banks, recall_targets: rows, and what is tuned for.
     opponent_examples: of an epoch of another library, 0 = all; opponent_epochs: of which the fastest counts.
+    mesh_devices, mesh_steps: over how many devices stage 1 is spread, and for how many steps per run.
     curve_*: where curves are measured; timed_items: up to here the full softmax is also run, beyond only compiled.
     curve_places: places of a batch of the curve over lengths.  probe_s, stream_mib, square: of `Ceilings`.
     """
@@ -34,6 +35,8 @@ class Sizes(NamedTuple):
     recall_targets: tuple[float, ...] = (0.8, 0.9, 0.95, 0.99)
     opponent_examples: int = 0
     opponent_epochs: int = 2
+    mesh_devices: tuple[int, ...] = (1, 2, 4, 8)
+    mesh_steps: int = 8
     curve_items: tuple[int, ...] = (10_000, 100_000, 1_000_000, 2_000_000, 10_000_000)
     timed_items: int = 1_000_000
     curve_banks: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
@@ -59,6 +62,7 @@ QUICK = Sizes(
     scann_banks=(100_000,),
     recall_targets=(0.9, 0.97),
     opponent_examples=16_384,
+    mesh_devices=(2,),
     curve_items=(10_000, 100_000, 1_000_000, 10_000_000),
     timed_items=100_000,
     curve_banks=(10_000, 100_000, 1_000_000),
@@ -87,6 +91,8 @@ TINY = Sizes(
     recall_targets=(0.9,),
     opponent_examples=64,
     opponent_epochs=1,
+    mesh_devices=(2,),
+    mesh_steps=1,
     curve_items=(64, 256),
     timed_items=64,
     curve_banks=(300, 600),

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from raserec_jax.benchmarks.counting import (
     Work,
@@ -16,6 +17,8 @@ from raserec_jax.benchmarks.counting import (
     total,
 )
 from raserec_jax.losses import default_chunk_items
+from raserec_jax.mesh import put_tree, use
+from raserec_jax.training.collectives import Exchange, exchanges
 from raserec_jax.training.objectives import Task
 from raserec_jax.training.state import TrainState, create_state
 from raserec_jax.training.steps import make_run_steps
@@ -28,27 +31,45 @@ class Stepper:
       temp_bytes: that the compiled steps take beside state and data, as XLA tells.
     """
 
-    def __init__(self, task: Task, optimizer, state: TrainState | dict, most: int, seed: int = 0):
-        """state: parameters, or a whole state that is taken over."""
-        self.most = min(most, task.steps_per_epoch)
+    def __init__(
+        self,
+        task: Task,
+        optimizer,
+        state: TrainState | dict,
+        most: int,
+        seed: int = 0,
+        mesh: Mesh | None = None,
+    ):
+        """state: parameters, or a whole state that is taken over.  mesh: None = one device, as the training has it."""
+        self.most, self.mesh = min(most, task.steps_per_epoch), mesh
         self.key = jax.random.key(seed)
         if not isinstance(state, TrainState):
-            state = create_state(state, optimizer, refreshes=task.refresh is not None)
+            state = create_state(state, optimizer, refreshes=task.refresh is not None, mesh=mesh)
         self.state = state
         constants = task.constants
         if task.refresh is not None:
             constants = task.refresh(state.params, constants)
-        self.constants = jax.block_until_ready(jax.tree.map(jnp.asarray, constants))
+        if mesh is None:
+            constants = jax.tree.map(jnp.asarray, constants)
+        else:
+            constants = put_tree(mesh, constants)
+        self.constants = jax.block_until_ready(constants)
         self.order = task.order(self.constants, self.key)
-        lowered = make_run_steps(task, optimizer).lower(
-            *self._arguments(0, self.most), most=self.most
-        )
+        with use(mesh):
+            lowered = make_run_steps(task, optimizer).lower(
+                *self._arguments(0, self.most), most=self.most
+            )
         self._compiled = lowered.compile()
         self.temp_bytes = temp_bytes(self._compiled)
 
     def _arguments(self, first: int, count: int) -> tuple[Any, ...]:
         first, count = jnp.int32(first), jnp.int32(count)
         return self.state, self.constants, self.order, first, count, self.key
+
+    def exchanges(self) -> list[Exchange]:
+        """The collectives of a step, read from the compiled program."""
+        devices = 1 if self.mesh is None else self.mesh.size
+        return exchanges(self._compiled.as_text(), devices)
 
     def run(self, steps: int) -> jax.Array:
         """The first steps of the epoch in one call."""

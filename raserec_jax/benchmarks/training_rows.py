@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from raserec_jax.batching.windows import training_examples
 from raserec_jax.benchmarks.bench import Bench, Skipped
@@ -19,7 +20,7 @@ _HEADROOM = 1.25
 _TABLES = 3  # the table and Adam's two moments
 
 
-def stage_1_stepper(bench: Bench, config, *, most: int, semantic=None):
+def stage_1_stepper(bench: Bench, config, *, most: int, semantic=None, mesh: Mesh | None = None):
     """(Stepper, work of a step, targets of a step) of the stage 1 that a configuration describes."""
     encoder, passes = recording(make_encoder(config, bench.split.log.num_items))
     task = make_pretrain_task(config, encoder, bench.split, semantic)
@@ -29,7 +30,7 @@ def stage_1_stepper(bench: Bench, config, *, most: int, semantic=None):
     examples = len(training_examples(bench.split).lengths)
     reads = make_feed(config, bench.split).reads
     work = step_work(config, task, params, passes, reads=reads)
-    stepper = Stepper(task, optimizer, params, most)
+    stepper = Stepper(task, optimizer, params, most, mesh=mesh)
     return stepper, work, examples / task.steps_per_epoch
 
 
@@ -82,7 +83,7 @@ def stage_1(bench: Bench) -> list[Line]:
         ),
     ]
     return _whole_epoch(
-        bench, bench.measure("stage_1", _size(bench, config), "targets", contestants)
+        bench, bench.measure("stage_1", size_of(bench, config), "targets", contestants)
     )
 
 
@@ -100,7 +101,7 @@ def stage_1_contrast(bench: Bench) -> list[Line]:
             steps,
         ),
     ]
-    lines = bench.measure("stage_1_contrast", _size(bench, config), "targets", contestants)
+    lines = bench.measure("stage_1_contrast", size_of(bench, config), "targets", contestants)
     return _whole_epoch(bench, lines)
 
 
@@ -129,7 +130,7 @@ def stage_1_sra_cl(bench: Bench) -> list[Line]:
         stage_1_contestant(bench, "packed, SRA-CL", config, steps, semantic=tables, note=note),
         stage_1_contestant(bench, "packed, no contrast", bench.config(), steps),
     ]
-    lines = bench.measure("stage_1_sra_cl", _size(bench, config), "targets", contestants)
+    lines = bench.measure("stage_1_sra_cl", size_of(bench, config), "targets", contestants)
     return _whole_epoch(bench, lines)
 
 
@@ -228,7 +229,8 @@ def _large_state(encoder, optimizer, seed: int) -> TrainState:
     return jax.block_until_ready(jax.jit(made)(jax.random.key(seed)))
 
 
-def _size(bench: Bench, config) -> str:
+def size_of(bench: Bench, config) -> str:
+    """The log and the model in words."""
     encoder = config.encoder
     return (
         f"{bench.size_words()}, {len(training_examples(bench.split).lengths):,} targets; width "

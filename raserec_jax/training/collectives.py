@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -69,6 +70,16 @@ def exchanges(program: str, devices: int) -> list[Exchange]:
                 shapes = shapes[len(shapes) // 2 :]
             found.append(Exchange(kind, tuple(shapes), _group(rest, devices)))
     return found
+
+
+def sent_by_kind(found: Sequence[Exchange]) -> dict[str, tuple[float, int]]:
+    """Kind -> (bytes that each device sends by it, how many of them there are); only of those between devices."""
+    sent = {}
+    for kind in KINDS:
+        of_kind = [one for one in found if one.kind == kind and one.group > 1]
+        if of_kind:
+            sent[kind] = (sum(one.moved_bytes for one in of_kind), len(of_kind))
+    return sent
 
 
 def array_shapes(program: str) -> set[tuple[int, ...]]:

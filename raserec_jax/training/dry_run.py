@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from raserec_jax.batching.windows import training_examples
 from raserec_jax.data.splits import Split
 from raserec_jax.mesh import DATA, MODEL, default_devices, filled_up_shapes, on_mesh_shapes, use
-from raserec_jax.training.collectives import KINDS, Exchange, exchanges
+from raserec_jax.training.collectives import Exchange, exchanges, sent_by_kind
 from raserec_jax.training.objectives import Task
 from raserec_jax.training.pretraining import make_encoder, make_feed, make_pretrain_task
 from raserec_jax.training.pretraining import pretrain_optimizer as optimizer_of
@@ -178,25 +178,32 @@ def computed_bytes(
     }
 
 
+def computed_of(config, split: Split, mesh: Mesh, parameters: int) -> dict[str, float]:
+    """`computed_bytes` of a configuration without contrast.
+
+    Args:
+      parameters: bytes of them on each device.
+    """
+    feed, dim = make_feed(config, split), config.encoder.dim
+    table = 4 * dim * (split.log.num_items + 1)
+    return computed_bytes(
+        table_bytes=table,
+        rest_bytes=parameters - -(-table // mesh.shape[MODEL]),
+        vector_bytes=4 * dim,
+        reads=feed.reads,
+        places=feed.batch_rows * feed.row_len,
+        mesh=mesh,
+    )
+
+
 def _exchange_lines(config, split: Split, mesh: Mesh, needs: Needs) -> list[str]:
     lines = ["sent by each device in a step, read from the compiled program:"]
-    for kind in KINDS:
-        of_kind = [one for one in needs.exchanges if one.kind == kind and one.group > 1]
-        if of_kind:
-            size = _size(sum(one.moved_bytes for one in of_kind))
-            lines.append(f"  {kind:18} {size:>10}  {len(of_kind)} times")
-    lines.append(f"  {'in all':18} {_size(sum(x.moved_bytes for x in needs.exchanges)):>10}")
+    sent = sent_by_kind(needs.exchanges)
+    for kind, (count, times) in sent.items():
+        lines.append(f"  {kind:18} {_size(count):>10}  {times} times")
+    lines.append(f"  {'in all':18} {_size(sum(count for count, _ in sent.values())):>10}")
     if config.pretrain.loss.next_item == "full" and config.pretrain.contrast.mode == "none":
-        feed, dim = make_feed(config, split), config.encoder.dim
-        table = 4 * dim * (split.log.num_items + 1)
-        parts = computed_bytes(
-            table_bytes=table,
-            rest_bytes=needs.parameters - -(-table // mesh.shape[MODEL]),
-            vector_bytes=4 * dim,
-            reads=feed.reads,
-            places=feed.batch_rows * feed.row_len,
-            mesh=mesh,
-        )
+        parts = computed_of(config, split, mesh, needs.parameters)
         lines.append("by arithmetic:")
         lines += [f"  {_size(count):>10}  {name}" for name, count in parts.items() if count]
         lines.append(f"  {_size(sum(parts.values())):>10}  in all")

@@ -34,9 +34,11 @@ def batch_past(
     rows, seq = batch.item_ids.shape
     first = first_meetings(batch.item_ids, batch.segment_ids).reshape(-1)
     items, place = batch.item_ids.reshape(-1), jnp.arange(rows * seq)[None, :]
-    # Read in full by every device, for its own reads.
+    # Read in full by every device, for its own reads; so are targets, or gradients of their rows would be exchanged as
+    # whole tables.
+    items, target_ids = everywhere((items, batch.target_ids))
     vectors = everywhere(take_rows(params["item_table"], items, table_gradient))
-    targets = take_rows(params["item_table"], batch.target_ids, table_gradient)
+    targets = everywhere(take_rows(params["item_table"], target_ids, table_gradient))
     find_drawn = None if negative_ids is None else _finder(items, negative_ids)
 
     def margins(query, targets, read_rows, read_columns, target_ids):
