@@ -93,7 +93,12 @@ def slope_words(points: Sequence[Line]) -> str:
     """How time for a unit and memory of a curve grow."""
     found = slopes(points)
     named = (("seconds", found["seconds"]), ("bytes", found["temp_bytes"]))
-    words = [f"{what} grow as x^{value:.2f}" for what, value in named if value is not None]
+    # + 0.0: no -0.00.
+    words = [
+        f"{what} grow as x^{round(value, 2) + 0.0:.2f}"
+        for what, value in named
+        if value is not None
+    ]
     return "; ".join(words) or "a single point"
 
 

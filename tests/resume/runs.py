@@ -20,12 +20,14 @@ from raserec_jax.metric_writer import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 STAGES = ("pretrain", "memory", "finetune", "mixing", "control", "evaluate", "report")
-# Code that is compiled quickly, the same in every run; jaxlib 0.10.2 needs the last one to be right.
-_XLA_FLAGS = (
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_cpu_experimental_ynn_fusion_type=",
-)
+# Code that is compiled quickly, the same in every run; jaxlib 0.10.2 needs the last one to be right. Later ones know
+# neither of the last two, and end at a flag that they do not know.
+_XLA_FLAGS = ("--xla_backend_optimization_level=0",)
+if jax.__version_info__ < (0, 11):
+    _XLA_FLAGS += (
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_experimental_ynn_fusion_type=",
+    )
 _SETTINGS = {
     "data.min_interactions": 2,
     "encoder.max_len": 8,
