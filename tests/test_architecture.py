@@ -53,7 +53,7 @@ ALLOWED = {
     "config_rules": {"semantic"},
     "checkpoints": {"distributed", "piece_files"},
     "piece_files": {"distributed"},
-    "distributed": set(),
+    "distributed": {"mesh"},
     "metric_writer": set(),
 }
 

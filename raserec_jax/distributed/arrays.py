@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from raserec_jax.distributed.meeting import is_writer
+from raserec_jax.mesh import REPLICATED, placed
 
 _PIECE_BYTES = 64 * 2**20
 """Of what is gathered at a time; so much of it a device holds beside its own part."""
@@ -76,24 +77,22 @@ def _by_rows(array: jax.Array) -> bool:
 
 def _in_pieces(array: jax.Array) -> np.ndarray:
     sharding = array.sharding
-    axes = sharding.spec[0]
-    axes = (axes,) if isinstance(axes, str) else axes
-    parts = math.prod(sharding.mesh.shape[axis] for axis in axes)
-    rows = array.shape[0] // parts
+    rows = sharding.shard_shape(array.shape)[0]
+    parts = array.shape[0] // rows
     of_a_row = parts * math.prod(array.shape[1:]) * array.dtype.itemsize
     size = max(1, min(rows, _PIECE_BYTES // max(of_a_row, 1)))
     found = np.empty((parts, rows, *array.shape[1:]), array.dtype)
     for start in range(0, rows, size):
         start = min(start, rows - size)  # the last reaches back, as another size would compile anew
-        piece = _piece(array, start, mesh=sharding.mesh, axes=axes, parts=parts, size=size)
+        piece = _piece(array, start, sharding=sharding, parts=parts, size=size)
         found[:, start : start + size] = np.asarray(piece)
     return found.reshape(array.shape)
 
 
-@functools.partial(jax.jit, static_argnames=("mesh", "axes", "parts", "size"))
-def _piece(array, start, *, mesh, axes, parts, size):
+@functools.partial(jax.jit, static_argnames=("sharding", "parts", "size"))
+def _piece(array, start, *, sharding, parts, size):
     """[parts, size, ...] on every device: so many rows of each part, from `start`."""
     by_part = array.reshape(parts, -1, *array.shape[1:])
-    by_part = lax.with_sharding_constraint(by_part, NamedSharding(mesh, PartitionSpec(axes)))
+    by_part = lax.with_sharding_constraint(by_part, sharding)
     piece = lax.dynamic_slice_in_dim(by_part, start, size, axis=1)
-    return lax.with_sharding_constraint(piece, NamedSharding(mesh, PartitionSpec()))
+    return lax.with_sharding_constraint(piece, placed(sharding.mesh, REPLICATED))

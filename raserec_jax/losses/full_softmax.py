@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from raserec_jax.losses.reduction import weighted_mean
 from raserec_jax.losses.repeats import PastItems, add_repeat_bias
-from raserec_jax.losses.sharded_softmax import frozen_sharded_cross_entropy, sharded_cross_entropy
+from raserec_jax.losses.sharded_softmax import sharded_cross_entropy
 from raserec_jax.losses.streamed import log_norm, log_norm_and_mean, make_chunks, norm_gradients
 from raserec_jax.mesh import BATCH_ROWS, DATA, ITEM_ROWS, MODEL, in_force, rows_on
 from raserec_jax.table_rows import add_rows, table_gradient_for
@@ -36,8 +36,8 @@ def next_item_loss(
 
     The catalogue is walked in chunks with a streamed log-sum-exp; the gradient recomputes each chunk, so peak
     memory is batch * chunk_items, whatever the catalogue. Where all logits are few (`default_chunk_items`) they are one
-    chunk that is kept. On a mesh of devices each takes its rows of the batch against its rows of
-    the catalogue (`sharded_softmax`).
+    chunk that is kept. On a mesh of devices each takes its rows of the batch against its rows of the catalogue
+    (`sharded_softmax`), and keeps none.
 
     Args:
       query: user vectors; float32.
@@ -61,12 +61,13 @@ def next_item_loss(
     if chunk_items < 0:
         raise ValueError(f"chunk_items={chunk_items} must be at least 1, or 0 for the default")
     gradient, mesh = table_gradient_for(table_gradient), in_force()
+    gradient = None if frozen_table else gradient
     if mesh is None:
         chunk_items = chunk_items or default_chunk_items(query.shape[0], item_table.shape[0])
         static = include_padding_class, chunk_items, matmul_dtype
         per_row = (
             _frozen_cross_entropy(query, item_table, target_ids, *static)
-            if frozen_table
+            if gradient is None
             else _cross_entropy(query, item_table, target_ids, *static, gradient)
         )
     else:
@@ -78,11 +79,7 @@ def next_item_loss(
             num_items + 1 if num_items else item_table.shape[0],
         )
         static = classes, chunk_items, matmul_dtype
-        per_row = (
-            frozen_sharded_cross_entropy(query, item_table, target_ids, *static)
-            if frozen_table
-            else sharded_cross_entropy(query, item_table, target_ids, *static, gradient)
-        )
+        per_row = sharded_cross_entropy(query, item_table, target_ids, *static, gradient)
     return weighted_mean(per_row if past is None else add_repeat_bias(per_row, past), weights)
 
 

@@ -24,44 +24,29 @@ def sharded_cross_entropy(
     classes: tuple[int, int],
     chunk_items: int,
     matmul_dtype: str,
-    table_gradient: str,
+    table_gradient: str | None,
 ) -> Float[Array, " batch"]:
     """Loss of each row, in nats; under a mesh of several devices.
 
     Args:
       query, item_table, target_ids: as in `next_item_loss`; neither needs rows that divide evenly.
       classes: (first, end) rows of the table that are classes; those beyond are there to fill up.
-      chunk_items, matmul_dtype, table_gradient: as in `next_item_loss`; chunk_items at least 1.
+      chunk_items, matmul_dtype, table_gradient: as in `next_item_loss`; chunk_items at least 1; table_gradient None for
+        a table that gets no gradient.
     """
-    filled = _filled_up(query, item_table, target_ids)
-    static = classes, chunk_items, matmul_dtype, table_gradient
-    return _cross_entropy(*filled, *static)[: query.shape[0]]
-
-
-def frozen_sharded_cross_entropy(
-    query: Float[Array, "batch dim"],
-    item_table: Float[Array, "rows dim"],
-    target_ids: Int[Array, " batch"],
-    classes: tuple[int, int],
-    chunk_items: int,
-    matmul_dtype: str,
-) -> Float[Array, " batch"]:
-    """As `sharded_cross_entropy`, for a table that gets no gradient."""
-    filled = _filled_up(query, item_table, target_ids)
-    return _frozen_cross_entropy(*filled, classes, chunk_items, matmul_dtype)[: query.shape[0]]
-
-
-def _filled_up(query: Array, item_table: Array, target_ids: Array) -> tuple[Array, Array, Array]:
-    """With rows of zeros, so that they divide evenly."""
     mesh, batch = in_force(), query.shape[0]
     assert mesh is not None, "called under a mesh"
     missing = rows_on(mesh, BATCH_ROWS, batch) - batch
     rows = rows_on(mesh, ITEM_ROWS, item_table.shape[0])
-    return (
+    filled = (
         jnp.pad(query, ((0, missing), (0, 0))),
         jnp.pad(item_table, ((0, rows - item_table.shape[0]), (0, 0))),
         jnp.pad(target_ids, (0, missing)),
     )
+    static = classes, chunk_items, matmul_dtype
+    if table_gradient is None:
+        return _frozen_cross_entropy(*filled, *static)[:batch]
+    return _cross_entropy(*filled, *static, table_gradient)[:batch]
 
 
 def _on_each_device(function, inputs: tuple, outputs):
@@ -113,7 +98,7 @@ _cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _frozen_cross_entropy(query, item_table, target_ids, *static):
-    return _cross_entropy_fwd(query, item_table, target_ids, *static, "")[0]
+    return _cross_entropy_fwd(query, item_table, target_ids, *static, None)[0]
 
 
 def _frozen_fwd(query, item_table, target_ids, classes, chunk_items, matmul_dtype):
