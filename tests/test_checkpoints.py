@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from raserec_jax import checkpoints
+from raserec_jax import checkpoint_manifest, checkpoints
 from raserec_jax.errors import CheckpointError
 from raserec_jax.training.state import TrainState, create_state
 
@@ -181,11 +181,11 @@ def test_a_step_may_be_damaged_twice(root):
 
 def test_processes_digest_all_files_and_about_as_many_bytes_each():
     files = [(f"file{one}", one % 7) for one in range(50)]
-    shares = checkpoints._shares(files, 3)
+    shares = checkpoint_manifest._shares(files, 3)
     assert sorted(file for share in shares for file in share) == sorted(files)
     sizes = [sum(size for _, size in share) for share in shares]
     assert max(sizes) - min(sizes) <= 6
-    assert checkpoints._shares(files[:2], 3)[2] == []
+    assert checkpoint_manifest._shares(files[:2], 3)[2] == []
 
 
 def test_an_unfinished_save_is_no_checkpoint(root):

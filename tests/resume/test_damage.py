@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from raserec_jax import checkpoints
+from raserec_jax import checkpoint_manifest, checkpoints
 from raserec_jax.errors import CheckpointError, ConfigError, DataError
 from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.retrieval.retrieved import Retrieved, load_retrieved, save_retrieved
@@ -94,13 +94,13 @@ def test_no_bit_of_the_manifest_can_flip_unseen(saved):
     """Its meta, the early-stop state and the position, stands nowhere else."""
     path = saved / "000000002" / "manifest.json"
     content = path.read_bytes()
-    assert checkpoints._parsed_manifest(path, content)["meta"] == {"epochs_done": 2}
+    assert checkpoint_manifest._parsed_manifest(path, content)["meta"] == {"epochs_done": 2}
     for place in range(len(content)):
         for bit in range(8):
             altered = bytearray(content)
             altered[place] ^= 1 << bit
             with pytest.raises(CheckpointError):
-                checkpoints._parsed_manifest(path, bytes(altered))
+                checkpoint_manifest._parsed_manifest(path, bytes(altered))
 
 
 def test_no_bit_of_the_arrays_can_flip_unseen(saved, tmp_path):
