@@ -6,7 +6,7 @@ bank. Both are packed once on the host and encoded in blocks of rows on the devi
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,9 +101,7 @@ def example_encoder(
     rows = example_rows(
         split, examples, max_len=encoder.max_len, long_history=long_history, align=encoder.align
     )
-    item_ids = split.log.item_ids
-    if mesh is None:
-        rows, item_ids = jax.tree.map(jnp.asarray, (rows, item_ids))
+    rows, item_ids = for_encoding(mesh, (rows, split.log.item_ids))
     return lambda params: encode_rows(encoder, params, item_ids, rows, mesh=mesh), examples
 
 
@@ -114,6 +112,12 @@ def history_rows(windows: Windows, row_len: int) -> PackedRows:
 
 def _packed(windows: Windows, row_len: int) -> PackedRows:
     return pack_on_host(windows, row_len, np.random.default_rng(0))
+
+
+def for_encoding(mesh: Mesh | None, arrays: Any) -> Any:
+    """A tree of arrays where `encode_rows` reads them: on the device, sent once for many calls; for a mesh as it is, on
+    the host, from where rows are dealt out."""
+    return jax.tree.map(jnp.asarray, arrays) if mesh is None else arrays
 
 
 def encode_rows(
@@ -141,7 +145,6 @@ def encode_rows(
     rows_per_block = rows_per_block or ROWS_PER_BLOCK
     if mesh is not None:
         return encode_rows_over(mesh, encoder, params, item_ids, rows, rows_per_block)
-    item_ids = jnp.asarray(item_ids)
     return encode_blocks(encoder, params, item_ids, rows, rows_per_block=rows_per_block)
 
 

@@ -24,7 +24,7 @@ from raserec_jax.data.records.folder import (
 )
 from raserec_jax.data.splits import Split
 from raserec_jax.distributed import by_writer
-from raserec_jax.encoding import EvaluationSet, encode_rows, evaluation_set
+from raserec_jax.encoding import EvaluationSet, encode_rows, evaluation_set, for_encoding
 from raserec_jax.errors import ConfigError, DataError
 from raserec_jax.evaluation.evaluator import evaluate_ranks, rank_histories
 from raserec_jax.evaluation.ranking import Scores
@@ -179,9 +179,7 @@ def encoder_evaluator(
     queries = evaluation_set(split, part, max_len=encoder.max_len, row_len=row_len)
     if not len(queries.user_ids):
         raise DataError(f"no user has a {part} target; users need at least 3 interactions")
-    rows, item_ids = queries.rows, split.log.item_ids
-    if mesh is None:
-        rows, item_ids = jax.tree.map(jnp.asarray, (rows, item_ids))
+    rows, item_ids = for_encoding(mesh, (queries.rows, split.log.item_ids))
 
     def evaluate(params: dict) -> dict:
         query = encode_rows(encoder, params, item_ids, rows, mesh=mesh)

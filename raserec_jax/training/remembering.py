@@ -27,6 +27,7 @@ from raserec_jax.encoding import (
     encode_rows,
     evaluation_set,
     example_encoder,
+    for_encoding,
     history_rows,
 )
 from raserec_jax.errors import ConfigError
@@ -170,9 +171,11 @@ def run_memory(
     query, examples = encode_examples(config, encoder, params, split, mesh)
     train_truth = build_bank(config, split, query, examples)
 
+    item_ids = for_encoding(mesh, split.log.item_ids)
+
     def encoded(part: str) -> tuple[EvaluationSet, jax.Array | np.ndarray]:
         queries = evaluation_set(split, part, max_len=encoder.max_len)
-        return queries, encode_rows(encoder, params, split.log.item_ids, queries.rows, mesh=mesh)
+        return queries, encode_rows(encoder, params, item_ids, queries.rows, mesh=mesh)
 
     valid, test = encoded("valid"), encoded("test")
     full_truth = with_later_pairs(config, train_truth, encoder, params, split, mesh)

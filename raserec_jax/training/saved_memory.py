@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jax.sharding import Mesh
 
 from raserec_jax.data.splits import split_log
-from raserec_jax.encoding import encode_rows, evaluation_set
+from raserec_jax.encoding import encode_rows, evaluation_set, for_encoding
 from raserec_jax.errors import CheckpointError
 from raserec_jax.recommend.loading import Workdir
 from raserec_jax.retrieval.retrieved import load_retrieved
@@ -40,6 +40,7 @@ def saved_memory(
         bank.select(slice(record.get(n))) for n in ("entries_train", "entries")
     )
     data = split_log(opened.log, opened.config.data)
+    item_ids = for_encoding(mesh, data.log.item_ids)
 
     def part(name: str) -> Part | None:
         if name not in parts:
@@ -47,7 +48,7 @@ def saved_memory(
         own = full_bank if name == "test" else train_bank
         queries = evaluation_set(data, name.split("_")[0], max_len=opened.encoder.max_len)
         query = encode_rows(
-            opened.encoder, opened.encoder_params, data.log.item_ids, queries.rows, mesh=mesh
+            opened.encoder, opened.encoder_params, item_ids, queries.rows, mesh=mesh
         )
         path = opened.folder / opened.memory_folder / f"neighbours_{name}.npz"
         found = load_retrieved(path, bank_fingerprint=own.fingerprint)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from raserec_jax.baselines.queries import counted_interactions, item_counts, part_queries
 from raserec_jax.data.splits import Split
-from raserec_jax.encoding import encode_rows, evaluation_set
+from raserec_jax.encoding import encode_rows, evaluation_set, for_encoding
 from raserec_jax.evaluation.coverage import recommended_statistics
 from raserec_jax.evaluation.evaluator import evaluate_ranks
 from raserec_jax.evaluation.groups import (
@@ -155,8 +155,10 @@ def _test_scores(
     """(model, scores of the test queries, parameters of the encoder whose items are scored), one after the other."""
     own = parts.encoder_params
 
+    rows, item_ids = for_encoding(mesh, (queries.rows, split.log.item_ids))
+
     def encoded(params: dict):
-        return encode_rows(encoder, params, split.log.item_ids, queries.rows, mesh=mesh)
+        return encode_rows(encoder, params, item_ids, rows, mesh=mesh)
 
     query = encoded(own)
     yield "pretrain", Scores(query), own

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from raserec_jax import checkpoints
 from raserec_jax.batching.feeds import prefix_feed
 from raserec_jax.data.splits import Split
-from raserec_jax.encoding import encode_rows, example_encoder
+from raserec_jax.encoding import encode_rows, example_encoder, for_encoding
 from raserec_jax.evaluation.evaluator import evaluate_ranks
 from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.models.memory_reader import MemoryReader
@@ -82,6 +82,7 @@ def unfrozen_evaluator(
     """{"reader", "encoder"} -> validation metrics, with a bank by this encoder: what later stages will do."""
     encoder, top_k = make_encoder(config, split.log.num_items), config.memory.top_k
     queries = memory.valid.evaluation
+    rows, item_ids = for_encoding(mesh, (queries.rows, split.log.item_ids))
     long_history = config.pretrain.batching.long_history
     encode, examples = example_encoder(encoder, split, long_history=long_history, mesh=mesh)
 
@@ -89,7 +90,7 @@ def unfrozen_evaluator(
         own = params["encoder"]
         bank = build_bank(config, split, encode(own), examples)
         bank = bank.with_keys_as(config.memory.key_dtype)
-        query = encode_rows(encoder, own, split.log.item_ids, queries.rows, mesh=mesh)
+        query = encode_rows(encoder, own, item_ids, rows, mesh=mesh)
         found = search_bank(config.memory, bank, as_queries(query, queries), top_k, mesh)
         part = Part(queries, query, found)
         table = own["item_table"]
