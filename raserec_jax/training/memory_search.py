@@ -53,8 +53,8 @@ def engine_of_job(engine: str) -> str:
         return engine
     if engine == "scann":
         raise ConfigError(
-            "engine=scann searches in one process, each build differently; with several processes use exact, which "
-            "they share, or auto"
+            "engine=scann searches in one process, each build differently; with several processes set "
+            "config.memory.engine, or --engine, to exact, which they share, or auto"
         )
     return "exact"
 
