@@ -110,26 +110,39 @@ def paired_bootstrap(
 
 
 def bootstrap_mean(
-    values: Float[np.ndarray, " users"], *, samples: int = 2000, seed: int = 0, level: float = 0.95
+    values: Float[np.ndarray, " queries"],
+    *,
+    users: Int[np.ndarray, " queries"] | None = None,
+    samples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> dict[str, float]:
-    """The mean over users and its percentile bootstrap interval; the rest as in `paired_bootstrap`.
+    """The mean and its percentile bootstrap interval over users; the rest as in `paired_bootstrap`.
 
     Args:
-      values: one per user, such as the difference of a metric, or of its mean over seeds.
+      values: one per query, such as the difference of a metric, or of its mean over seeds.
+      users: whose query each is, where a user may have several: users are drawn then, each with all of theirs, as
+        queries of one user are no independent ones. None: one query per user.
 
     Raises:
       ValueError: samples below 1, or a level outside (0, 1).
     """
     if samples < 1 or not 0.0 < level < 1.0:
         raise ValueError(f"samples={samples}, level={level}; expected samples >= 1, 0 < level < 1")
-    distinct, counts = np.unique(values, return_counts=True)
+    if users is None:
+        distinct, counts = np.unique(values, return_counts=True)
+        distinct = np.column_stack([distinct, np.ones(len(distinct))])
+    else:
+        _, place = np.unique(users, return_inverse=True)
+        totals = np.column_stack([np.bincount(place, values).round(12), np.bincount(place)])
+        distinct, counts = np.unique(totals, axis=0, return_counts=True)
     draw = np.random.default_rng(seed)
     means = np.empty(samples)
     block = max(1, _BLOCK_CELLS // len(distinct))
     for start in range(0, samples, block):
         size = min(block, samples - start)
-        drawn = draw.multinomial(len(values), counts / counts.sum(), size=size)
-        means[start : start + size] = drawn @ distinct / len(values)
+        drawn = draw.multinomial(counts.sum(), counts / counts.sum(), size=size) @ distinct
+        means[start : start + size] = drawn[:, 0] / drawn[:, 1]
     low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return {"mean": float(np.mean(values)), "low": float(low), "high": float(high)}
 

@@ -4,14 +4,15 @@ Training ends at an instant. The time after it is cut into windows of equally ma
 first interaction is asked of
 
     encoder          stage 1 alone, frozen
-    frozen memory    the reader of memories, with the memory as it was at the end of training
+    frozen memory    the reader of memories, with the memory as it was at that instant
     fresh memory     the same, with all that happened before the window
     live memory      the same, with all that happened before the very moment that is asked
     retrained        stage 1 trained anew on what happened before the window
     retrained reader and its reader with its memory of that time
 
-Parameters of the first four never change. Every search runs under `before` and is audited: a query never sees what came
-at or after the moment that it asks about.
+Parameters of the first four never change. Of the interactions before an instant the newest choose the best epoch of its
+training and are in the memory, but no parameter is fitted to them. Every search runs under `before` and is audited: a
+query never sees what came at or after the moment that it asks about.
 """
 
 from collections.abc import Mapping
@@ -45,9 +46,8 @@ from raserec_jax.training.testing import Ranks, training_popularity
 METRICS = ("HR@10", "NDCG@10", "HR@20", "NDCG@20")
 SHOWN = "NDCG@10"
 STAGES = ("semantic", "pretrain", "memory", "finetune", "evaluate", "report")
-_VALIDATION = (
-    0.07  # share of the interactions before the end of training that choose the best epoch
-)
+VALIDATION = 0.07
+"""Share of all interactions, the newest before the end of training, that choose the best epoch."""
 
 
 class Asked(NamedTuple):
@@ -75,7 +75,8 @@ def run_drift(
       config: of the training; its split and eligibility are replaced by instants and `before`.
       workdir: gets drift.json, .csv, .md, plots/drift.png and report.html; runs lie in "frozen" and "retrained_N".
       seed: of every training.
-      cut: share of the interactions, in time, that lies before the end of training; in (.1, 1).
+      cut: share of the interactions, in time, that lies before the end of training; in (.1, 1). The last VALIDATION of
+        them choose the best epoch.
       windows: after it.
       retrain: also train anew before every window but the first.
       log, item_text: as `train`; the log needs times.
@@ -146,10 +147,10 @@ def _by_time(config: ConfigDict, log: InteractionLog, seed: int, share: float) -
     """The configuration for a training that ends when a share of the interactions has happened."""
     one = config.copy_and_resolve_references()
     one.seed = seed
-    times = np.quantile(log.timestamps, (share - _VALIDATION, share), method="higher")
+    times = np.quantile(log.timestamps, (share - VALIDATION, share), method="higher")
     if not times[0] < times[1]:
         raise DataError(
-            f"{log.name} has one instant from share {share - _VALIDATION:.2f} to {share:.2f} of its interactions, "
+            f"{log.name} has one instant from share {share - VALIDATION:.2f} to {share:.2f} of its interactions, "
             "so nothing validates; take another cut"
         )
     one.data.update(split="global_time", split_times=tuple(map(float, times)))
@@ -237,7 +238,8 @@ def drift_rows(
     Returns:
       [{"kind": "window", "all", "popularity" or "length", "group", "days": of a window, "queries", "model", "protocol",
       "metric", "mean", "low", "high", "change": minus the encoder alone, {"mean", "low", "high"}, None for itself}];
-      groups by popularity and length are over all windows.
+      groups by popularity and length are over all windows, in which a user is asked more than once: intervals are over
+      users.
     """
     samples = {"samples": config.evaluation.bootstrap_samples, "seed": config.seed}
     together = {
@@ -251,6 +253,7 @@ def drift_rows(
     }
     targets = np.concatenate([one.queries.target_ids for one in asked])
     lengths = np.concatenate([one.queries.end_positions for one in asked])
+    users = np.concatenate([one.queries.user_ids for one in asked])
     bounds = np.cumsum([0, *(len(one.queries.user_ids) for one in asked)])
     groups = [
         ("window", f"{place + 1}", one.window.days, np.arange(*bounds[place : place + 2]))
@@ -264,6 +267,7 @@ def drift_rows(
         groups += [(kind, group.label, None, group.rows) for group in members if len(group.rows)]
     rows = []
     for kind, label, days, members in groups:
+        settings = samples | {"users": users[members]}
         for model, ranks in together.items():
             for protocol in Ranks._fields:
                 for metric in METRICS:
@@ -272,11 +276,11 @@ def drift_rows(
                     rows.append(
                         {"kind": kind, "group": label, "days": days, "queries": len(members)}
                         | {"model": model, "protocol": protocol, "metric": metric}
-                        | bootstrap_mean(values, **samples)
+                        | bootstrap_mean(values, **settings)
                         | {
                             "change": None
                             if model == "encoder"
-                            else bootstrap_mean(values - before, **samples)
+                            else bootstrap_mean(values - before, **settings)
                         }
                     )
     return rows

@@ -10,6 +10,7 @@ from typing import Any
 from raserec_jax.report.facts import facts_section
 from raserec_jax.report.frame import html_page, plots_section
 from raserec_jax.report.tables import number, signed
+from raserec_jax.studies.drift import VALIDATION
 from raserec_jax.studies.drift_plot import shown_rows
 
 _COLUMNS = (
@@ -26,7 +27,7 @@ _COLUMNS = (
 )
 _CHANGE = ("mean", "low", "high")
 _HEADS = {
-    "window": "By time since training",
+    "window": "By time since the cut",
     "popularity": "By popularity of the target in training, all windows",
     "length": "By length of the history, all windows",
 }
@@ -88,9 +89,9 @@ def drift_page(workdir: Path, summary: Mapping[str, Any]) -> str:
 def _told(summary: Mapping[str, Any]) -> str:
     dataset, cut = summary["protocol"].get("dataset", ""), summary["cut"]
     return (
-        f"{dataset}, training on the first {cut:.0%} of the interactions, seed {summary['seed']}; "
-        f"{summary['violations']} reads of later memories; in brackets the change against the frozen encoder with its "
-        f"95% interval over queries; {summary['devices']}."
+        f"{dataset}, training with the first {cut:.0%} of the interactions, of which those from {cut - VALIDATION:.0%} on only "
+        f"choose the best epoch; seed {summary['seed']}; {summary['violations']} reads of later memories; in brackets "
+        f"the change against the frozen encoder with its 95% interval over users; {summary['devices']}."
     )
 
 

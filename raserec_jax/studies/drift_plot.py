@@ -19,7 +19,7 @@ COLORS = {
 
 
 def draw_drift(summary: Mapping[str, Any]) -> Figure:
-    """NDCG@10 by window, and its difference to the frozen encoder with a 95% interval of the users."""
+    """NDCG@10 by window, and its difference to the frozen encoder with a 95% interval over users."""
     figure = Figure(figsize=(11, 4.2), dpi=150, layout="constrained")
     values, changes = figure.subplots(1, 2)
     width = 0.12
@@ -39,12 +39,12 @@ def draw_drift(summary: Mapping[str, Any]) -> Figure:
     for axis in (values, changes):
         style_axes(axis)
         axis.set_xticks(range(len(labels)), labels)
-        axis.set_xlabel("days since training ended, middle of the window (queries)")
+        axis.set_xlabel("days since the cut, middle of the window (queries)")
     changes.axhline(0.0, color=INK, linewidth=0.8, linestyle=":")
     values.set_ylim(0, 1.1 * values.get_ylim()[1])
     protocol, metric = _SHOWN
     values.set_title(f"{metric}, {protocol}", fontsize=10)
-    changes.set_title("minus the frozen encoder, 95% interval", fontsize=10)
+    changes.set_title("minus the frozen encoder, 95% interval over users", fontsize=10)
     every_model = values.get_legend_handles_labels()
     changes.legend(
         *every_model, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5)

@@ -72,6 +72,15 @@ def test_bootstrap_is_what_drawing_user_by_user_gives():
     assert found["high"] == pytest.approx(high, abs=0.03 * width)
 
 
+def test_users_of_several_queries_are_drawn_with_all_of_them():
+    values = np.random.default_rng(0).choice([0.0, 0.5, 1.0], 200)
+    once = metrics.bootstrap_mean(values)
+    often = metrics.bootstrap_mean(np.repeat(values, 4), users=np.repeat(np.arange(200), 4))
+    assert often == pytest.approx(once)  # asking four times tells no more of a user
+    some = metrics.bootstrap_mean(np.array([1.0, 1.0, 1.0, 0.0]), users=np.array([3, 3, 3, 8]))
+    assert some == {"mean": 0.75, "low": 0.0, "high": 1.0}
+
+
 def test_bootstrap_covers_the_true_gain():
     """b hits with probability .30, a with .25, so the true gain in HR@1 is .05."""
     draw = np.random.default_rng(2)

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from raserec_jax.data.interactions import InteractionLog
+from raserec_jax.data.time_windows import TimeWindow
+from raserec_jax.encoding import EvaluationSet
 from raserec_jax.errors import ConfigError, DataError
-from raserec_jax.studies.drift import METRICS, run_drift
+from raserec_jax.studies.drift import METRICS, Asked, drift_rows, run_drift
+from raserec_jax.training.testing import Ranks
 from tests.tiny_workdir import quick_training, tiny_config
 
 MODELS = [
@@ -67,6 +70,24 @@ def test_the_whole_study(tmp_path, retrain):
     assert {one["model"] for one in told} == set(models)
     assert "| days after |" in (tmp_path / "drift.md").read_text()
     assert "data:image/png;base64" in (tmp_path / "report.html").read_text()
+
+
+def test_a_user_who_is_asked_in_two_windows_is_one_user():
+    draw = np.random.default_rng(0)
+    count = 40
+    users, targets = np.arange(count, dtype=np.int32), draw.integers(1, 6, count).astype(np.int32)
+    queries = EvaluationSet(users, targets, users + 3, users, rows=None)
+    ranks = {name: Ranks(*draw.integers(0, 12, (2, count))) for name in ("encoder", "live memory")}
+    windows = [Asked(TimeWindow(day, day + 1.0, day), queries, ranks) for day in (1.0, 2.0)]
+    rows = drift_rows(windows, np.arange(6), tiny_config())
+    of = {(r["kind"], r["group"], r["model"], r["protocol"], r["metric"]): r for r in rows}
+    for key, row in of.items():
+        if key[0] == "all":
+            once = of["window", "1", *key[2:]]
+            for end in ("mean", "low", "high"):
+                assert row[end] == pytest.approx(once[end])
+                if row["change"]:
+                    assert row["change"][end] == pytest.approx(once["change"][end])
 
 
 def test_what_cannot_be_studied_says_so(tmp_path):
