@@ -86,7 +86,8 @@ def run_drift(
       "protocol", "devices", "violations": 0}.
 
     Raises:
-      ConfigError: a cut or a number of windows out of range; DataError: a log without times; else as `train`.
+      ConfigError: a cut or a number of windows out of range.
+      DataError: a log without times, or a window in which nobody is asked; else as `train`.
     """
     if not 0.1 < cut < 1.0:
         raise ConfigError(f"cut={cut} must be in (0.1, 1)")
@@ -102,10 +103,17 @@ def run_drift(
             "--study=drift needs a frozen encoder; set --config.finetune.train_encoder=false"
         )
     config = _by_time(config, log, seed, cut)
-    trained = train(config, log, workdir / "frozen", item_text=item_text, stages=STAGES)
-    split, first = split_log(log, config.data), open_workdir(workdir / "frozen")
-    keys = _all_pairs(first, log)
+    split = split_log(log, config.data)
     spans = windows_after(log, config.data.split_times[1], windows)
+    for place, span in enumerate(spans):
+        if not (window_split(split, span).test_position > 0).any():
+            raise DataError(
+                f"{log.name}: in window {place + 1} of {len(spans)} nobody with a history is asked; take fewer than "
+                f"--windows={windows}"
+            )
+    trained = train(config, log, workdir / "frozen", item_text=item_text, stages=STAGES)
+    first = open_workdir(workdir / "frozen")
+    keys = _all_pairs(first, log)
     asked = []
     for place, span in enumerate(spans):
         print(f"\n=== window {place + 1} of {len(spans)}, {span.days:.0f} days after", flush=True)

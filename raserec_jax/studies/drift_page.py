@@ -89,9 +89,9 @@ def drift_page(workdir: Path, summary: Mapping[str, Any]) -> str:
 def _told(summary: Mapping[str, Any]) -> str:
     dataset, cut = summary["protocol"].get("dataset", ""), summary["cut"]
     return (
-        f"{dataset}, training with the first {cut:.0%} of the interactions, of which those from {cut - VALIDATION:.0%} on only "
-        f"choose the best epoch; seed {summary['seed']}; {summary['violations']} reads of later memories; in brackets "
-        f"the change against the frozen encoder with its 95% interval over users; {summary['devices']}."
+        f"{dataset}, training with the first {cut:.0%} of the interactions (those from {cut - VALIDATION:.0%} on only "
+        f"choose the best epoch); seed {summary['seed']}; {summary['violations']} reads of later memories; in "
+        f"brackets the change against the frozen encoder with its 95% interval over users; {summary['devices']}."
     )
 
 

@@ -97,6 +97,15 @@ def test_what_cannot_be_studied_says_so(tmp_path):
     bare = InteractionLog.from_columns([0, 0, 0, 1, 1, 1], [1, 2, 3, 1, 2, 3])
     with pytest.raises(DataError, match="no times; --study=drift needs"):
         run_drift(config, tmp_path, log=bare)
+    new = np.arange(40)  # the last to come have no history
+    late = InteractionLog.from_columns(
+        np.append(log.user_ids, 900 + new),
+        np.append(log.item_ids, np.full(40, 1)),
+        timestamp=np.append(log.timestamps, 2_000_000_000 + new),
+    )
+    with pytest.raises(DataError, match="in window 17 of 20 nobody .* fewer than --windows=20"):
+        run_drift(config, tmp_path / "w", windows=20, log=late)
+    assert not (tmp_path / "w").exists()
     config.finetune.train_encoder = True
     with pytest.raises(ConfigError, match="needs a frozen encoder"):
         run_drift(config, tmp_path, log=log)
