@@ -1,7 +1,8 @@
 """Which memories harm? Every entry is judged by what it did for the targets of training, and the worst are given up.
 
-The reader stays as it is. Entries are given up by four other rules too, as many each time: at random, the oldest, those
-that an unpopular item followed, and, as a check of the judgement, the most useful ones.
+The reader stays as it is. Entries are given up by four other rules too, as many each time: at random (the mean of
+DRAWS draws, user by user), the oldest, those that an unpopular item followed, and, as a check of the judgement, the
+most useful ones.
 """
 
 from pathlib import Path
@@ -32,6 +33,8 @@ from raserec_jax.training.testing import Ranks, training_popularity
 
 METRICS = ("HR@10", "NDCG@10", "HR@20", "NDCG@20")
 KEPT = (0.75, 0.5, 0.25)
+DRAWS = 5
+"""Random choices of what is given up, whose mean is compared."""
 CHECKED = 512
 """Queries on which the linear estimate is compared with the exact one."""
 
@@ -178,27 +181,33 @@ def _rows(
     part, bank = trained.memory.test_train_bank, trained.memory.train_bank
     whole = trained.ranks_with(part, bank)
     settings = {"samples": samples, "seed": seed}
-    found: dict[tuple[str, float], Ranks] = {}
+    draws = [
+        np.random.default_rng([seed, 17, draw]).permutation(bank.rows) for draw in range(1, DRAWS)
+    ]
+    found: dict[tuple[str, float], list[Ranks]] = {}
     for kept in KEPT:
         for rule, order in rules.items():
-            rows = np.sort(order[bank.rows - max(1, round(kept * bank.rows)) :])
-            smaller = bank.select(rows)
-            searched = trained.searched(part, smaller)
-            found[rule, kept] = trained.ranks_with(searched, smaller)
-            value = metric_values(found[rule, kept].unfiltered, "NDCG@10").mean()
+            found[rule, kept] = []
+            for one in (order, *(draws if rule == "random" else ())):
+                rows = np.sort(one[bank.rows - max(1, round(kept * bank.rows)) :])
+                smaller = bank.select(rows)
+                searched = trained.searched(part, smaller)
+                found[rule, kept].append(trained.ranks_with(searched, smaller))
+            value = mean_values(found[rule, kept], "unfiltered", "NDCG@10").mean()
             print(f"{kept:.0%} kept, {rule}: NDCG@10 {value:.4f}", flush=True)
     rows = []
 
-    def add(rule: str, kept: float, ranks: Ranks, entries: int) -> None:
+    def add(rule: str, kept: float, ranks: list[Ranks], entries: int) -> None:
+        is_whole = rule == "whole memory"
         for protocol in Ranks._fields:
             for metric in METRICS:
                 values, before, random = (
-                    None if one is None else metric_values(getattr(one, protocol), metric)
-                    for one in (ranks, whole, found.get(("random", kept)))
+                    None if some is None else mean_values(some, protocol, metric)
+                    for some in (ranks, [whole], found.get(("random", kept)))
                 )
-                change = None if ranks is whole else bootstrap_mean(values - before, **settings)
+                change = None if is_whole else bootstrap_mean(values - before, **settings)
                 against = None
-                if ranks is not whole and rule != "random":
+                if not is_whole and rule != "random":
                     against = bootstrap_mean(values - random, **settings)
                 rows.append(
                     {"rule": rule, "kept": kept, "entries": entries, "protocol": protocol}
@@ -206,17 +215,23 @@ def _rows(
                     | {"change": change, "against_random": against}
                 )
 
-    add("whole memory", 1.0, whole, bank.rows)
+    add("whole memory", 1.0, [whole], bank.rows)
     for (rule, kept), ranks in found.items():
         add(rule, kept, ranks, max(1, round(kept * bank.rows)))
     return rows
+
+
+def mean_values(ranks: list[Ranks], protocol: str, metric: str) -> np.ndarray:
+    """[users] a metric's mean over several draws."""
+    return np.mean([metric_values(getattr(one, protocol), metric) for one in ranks], axis=0)
 
 
 def _write(workdir: Path, summary: dict[str, Any]) -> None:
     told = (
         f"{_QUESTION} {summary['read']:,} of {summary['entries']:,} entries were read by a training query, "
         f"{summary['harmful']:.1%} of those harmed and {summary['useful']:.1%} helped; linear and exact effects of one "
-        f"memory correlate by {summary['check']:.3f}. {summary['protocol'].get('dataset', '')}; {summary['devices']}."
+        f"memory correlate by {summary['check']:.3f}. Random is the mean of {DRAWS} draws; intervals are over users. "
+        f"{summary['protocol'].get('dataset', '')}; {summary['devices']}."
     )
     lines = [flat(row) for row in summary["rows"]]
     write_analysis(
@@ -248,7 +263,7 @@ def _table(rows: list[dict[str, Any]], protocol: str) -> Table:
 
 
 def draw_usefulness(summary: dict[str, Any]) -> Figure:
-    """NDCG@10 over the share that is kept, a line per rule, a panel per protocol."""
+    """NDCG@10 over the share that is kept, a line per rule, a panel per protocol; intervals of the change."""
     figure = Figure(figsize=(10, 3.9), dpi=150, layout="constrained")
     axes = figure.subplots(1, len(Ranks._fields))
     for axis, protocol in zip(axes, Ranks._fields, strict=True):
@@ -260,14 +275,18 @@ def draw_usefulness(summary: dict[str, Any]) -> Figure:
         ]
         whole = rows[0]["mean"]
         axis.axhline(whole, color=INK, linewidth=0.8, linestyle=":", label="whole memory")
-        for rule, color in _COLORS.items():
+        for place, (rule, color) in enumerate(_COLORS.items()):
             found = [row for row in rows if row["rule"] == rule]
+            x = [row["kept"] - 0.012 * (place - 2) for row in found]
+            for at, row in zip(x, found, strict=True):
+                ends = [whole + row["change"][end] for end in ("low", "high")]
+                axis.plot([at, at], ends, color=color, linewidth=2, alpha=0.5)
             if found:
-                x, y = [1.0, *(row["kept"] for row in found)], [row["mean"] for row in found]
-                axis.plot(x, [whole, *y], "o-", color=color, markersize=4, label=rule)
+                y = [whole, *(row["mean"] for row in found)]
+                axis.plot([1.0, *x], y, "o-", color=color, markersize=4, linewidth=1, label=rule)
         axis.invert_xaxis()
         axis.set_xticks([1.0, *KEPT], [f"{kept:.0%}" for kept in (1.0, *KEPT)])
         axis.set_xlabel("entries that are kept")
-        axis.set_title(f"test NDCG@10, {protocol}", fontsize=10)
+        axis.set_title(f"test NDCG@10, {protocol}; 95% of the change", fontsize=10)
     axes[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

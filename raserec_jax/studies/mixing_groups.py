@@ -17,7 +17,7 @@ from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.splits import Split, split_log
 from raserec_jax.data.storage import PathLike
-from raserec_jax.errors import CheckpointError
+from raserec_jax.errors import CheckpointError, ConfigError
 from raserec_jax.evaluation.groups import length_groups, popularity_groups
 from raserec_jax.evaluation.metrics import bootstrap_mean, metric_values
 from raserec_jax.recommend.loading import open_workdir
@@ -62,7 +62,8 @@ def run_mixing_groups(
       validation, "protocol": of the first run, "devices"}.
 
     Raises:
-      CheckpointError: a run is damaged, or has no test of a reader and a mixture; else as `train`.
+      CheckpointError: a run is damaged, or has no test of a reader and a mixture.
+      ConfigError: two runs of one split, or of different data sets; else as `train`.
     """
     if not runs:
         if log is None:
@@ -86,6 +87,13 @@ def run_mixing_groups(
                 f"{run}: its test has no {', '.join(missing)}; run launch/train.py with this --workdir to its end"
             )
         split = split_log(opened.log, opened.config.data)
+        dataset = results["protocol"].get("dataset")
+        if split.name in weights or (told and dataset != told[0]["protocol"].get("dataset")):
+            raise ConfigError(
+                f"{run}: is of {dataset} under {split.name}, and the runs before it of "
+                f"{told[0]['protocol'].get('dataset')} under {', '.join(weights)}; --study=mixing_groups compares the "
+                "splits of one data set, so give --runs one run of each split"
+            )
         settings = {"samples": config.evaluation.bootstrap_samples, "seed": seed}
         rows += group_rows(split, ranks, **settings)
         weights[split.name] = {

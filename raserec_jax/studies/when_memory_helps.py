@@ -128,31 +128,28 @@ def policy_rows(
     judged: _Asked, models: dict[str, Logistic], *, samples: int, seed: int
 ) -> list[dict[str, Any]]:
     """HR, NDCG and MRR@10 where memory is used for all, for nobody, where a model predicts that it helps, for as many
-    at random, and where it does help.
+    at random (the mean of all draws: each query's metric with and without memory, weighed by the share), and where it
+    does help under the protocol that is told.
 
     Returns:
       [{"policy", "share": of the queries that use memory, "protocol", "metric", "mean", "change": minus memory for all,
       {"mean", "low", "high"}, None for that}].
     """
     count = len(judged.effect)
-    policies = {"memory for all": np.ones(count, bool), "no memory": np.zeros(count, bool)}
+    policies = {"memory for all": np.ones(count), "no memory": np.zeros(count)}
     for name, model in models.items():
-        policies[name] = model.probabilities(judged.signals) > 0.5
-    chosen = policies[list(policies)[-1]]
-    policies["as many at random"] = np.random.default_rng([seed, 13]).permutation(chosen)
-    policies["where it helps (bound)"] = judged.effect > 0
+        chosen = model.probabilities(judged.signals) > 0.5
+        policies[name] = chosen.astype(float)
+        policies[f"at random, as {name}"] = np.full(count, chosen.mean())
     rows = []
-    for name, used in policies.items():
-        for protocol in Ranks._fields:
-            ranks, all_of = (
-                np.where(
-                    taken, getattr(judged.with_memory, protocol), getattr(judged.without, protocol)
-                )
-                for taken in (used, policies["memory for all"])
-            )
+    for protocol in Ranks._fields:
+        after, before = (getattr(one, protocol) for one in (judged.with_memory, judged.without))
+        bound = {"where it helps (bound)": (after < before).astype(float)}
+        for name, used in (policies | bound).items():
             for metric in METRICS:
-                values, before = metric_values(ranks, metric), metric_values(all_of, metric)
-                change = bootstrap_mean(values - before, samples=samples, seed=seed)
+                own, bare = metric_values(after, metric), metric_values(before, metric)
+                values = used * own + (1.0 - used) * bare
+                change = bootstrap_mean(values - own, samples=samples, seed=seed)
                 rows.append(
                     {"policy": name, "share": float(used.mean()), "protocol": protocol}
                     | {"metric": metric, "mean": float(values.mean())}
@@ -189,7 +186,7 @@ def _write(workdir: Path, summary: dict[str, Any]) -> None:
     told = (
         f"{_QUESTION} Memory changes the reciprocal rank of {summary['moved']['judged']:,} of the "
         f"{summary['queries']:,} judged queries and helps {summary['helped']:.1%} of those; area under the curve "
-        f"{area['test']:.3f} ({area['low']:.3f} to {area['high']:.3f}; 0.5 is guessing). "
+        f"{area['test']:.3f} (95% {area['low']:.3f} to {area['high']:.3f}; 0.5 is guessing). "
         f"{summary['protocol'].get('dataset', '')}; {summary['devices']}."
     )
     coefficients = [

@@ -18,7 +18,7 @@ from raserec_jax.studies.memory_signals import SIGNALS, memory_signals
 from raserec_jax.studies.mixing_groups import run_mixing_groups
 from raserec_jax.studies.trained_run import trained_run
 from raserec_jax.training.comparing import read_ranks
-from raserec_jax.training.testing import training_popularity
+from raserec_jax.training.testing import Ranks, training_popularity
 from tests.tiny_workdir import copied, quick_training, tiny_config, tiny_workdir  # noqa: F401
 
 
@@ -71,12 +71,29 @@ def test_when_memory_helps(run, tmp_path, monkeypatch):
         for protocol in ("unfiltered", "filtered"):
             expected = metric_values(ranks[f"{model}/{protocol}"][judged], "NDCG@10").mean()
             assert of[policy, protocol, "NDCG@10"]["mean"] == pytest.approx(expected)
-    best = of["where it helps (bound)", "unfiltered", "MRR@10"]["mean"]
-    assert best == max(
-        row["mean"] for key, row in of.items() if key[1:] == ("unfiltered", "MRR@10")
+    for end in (("unfiltered", "MRR@10"), ("filtered", "MRR@10")):
+        best = of["where it helps (bound)", *end]["mean"]
+        assert best == max(row["mean"] for key, row in of.items() if key[1:] == end)
+        nobody, everybody = (of[name, *end]["mean"] for name in ("no memory", "memory for all"))
+        for name in ("odds above even", "odds weighted by effect"):
+            # The mean of all draws, not one draw.
+            drawn, share = of[f"at random, as {name}", *end], of[name, *end]["share"]
+            assert drawn["share"] == pytest.approx(share)
+            expected = share * everybody + (1.0 - share) * nobody
+            assert drawn["mean"] == pytest.approx(expected)
+
+
+def test_the_bound_is_of_its_own_protocol():
+    ranks = (
+        Ranks(np.array([0, 3, 5]), np.array([4, 3, 1])),
+        Ranks(np.array([2, 3, 2]), np.array([1, 3, 2])),
     )
-    shares = {row["policy"]: row["share"] for row in summary["policies"]}
-    assert shares["as many at random"] == shares["odds weighted by effect"]
+    judged = when_memory_helps._Asked(np.zeros((3, len(SIGNALS))), *ranks)
+    rows = when_memory_helps.policy_rows(judged, {}, samples=10, seed=0)
+    of = {(row["policy"], row["protocol"], row["metric"]): row["mean"] for row in rows}
+    for protocol, best in (("unfiltered", [0, 3, 2]), ("filtered", [1, 3, 1])):
+        expected = metric_values(np.array(best), "NDCG@10").mean()
+        assert of["where it helps (bound)", protocol, "NDCG@10"] == pytest.approx(expected)
 
 
 def test_the_signals_by_hand(run, tmp_path):
@@ -119,6 +136,19 @@ def test_memory_usefulness(run, tmp_path, monkeypatch):
     assert {row["entries"] for row in summary["rows"]} == {
         bank.rows, round(0.5 * bank.rows)
     }  # fmt: skip
+
+    # Random is the mean of several draws.
+    trained = trained_run(tiny_config(), tmp_path, run=run)
+    part, draws = trained.memory.test_train_bank, []
+    for key in ([0, 17], *([0, 17, draw] for draw in range(1, memory_usefulness.DRAWS))):
+        order = np.random.default_rng(key).permutation(bank.rows)
+        smaller = bank.select(np.sort(order[bank.rows - round(0.5 * bank.rows) :]))
+        draws.append(trained.ranks_with(trained.searched(part, smaller), smaller).unfiltered)
+    found = next(
+        row for row in summary["rows"]
+        if (row["rule"], row["metric"], row["protocol"]) == ("random", "NDCG@10", "unfiltered")
+    )  # fmt: skip
+    assert found["mean"] == pytest.approx(np.mean([metric_values(d, "NDCG@10") for d in draws]))
 
 
 def test_the_orders_give_up_what_they_say():
@@ -166,6 +196,13 @@ def test_mixing_groups(run, tmp_path):
             row = of["popularity", group["label"], "mixing", "filtered", "HR@10"]
             assert row["queries"] == group["queries"]
             assert row["mean"] == pytest.approx(group["models"]["mixing"]["filtered"]["HR@10"])
+
+
+def test_two_runs_of_one_split_are_not_mixed_up(run, tmp_path):
+    words = "under leave_one_out, .*so give --runs one run of each split"
+    with pytest.raises(ConfigError, match=words):
+        run_mixing_groups(tiny_config(), tmp_path, runs=[run, run])
+    assert not (tmp_path / "mixing_groups.json").exists()
 
 
 def test_memory_cost(run, tmp_path, monkeypatch):
