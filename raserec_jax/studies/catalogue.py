@@ -50,9 +50,19 @@ _MODELS = {
 
 
 def _backbones() -> tuple[Variant, ...]:
-    """Each model of a run as a variant, a run per backbone."""
+    """Each model of a run as a variant, a run per backbone, compared with others of its backbone: what was trained on
+    without memory with stage 1, and what has a memory with what was trained on as long without."""
+    before = dict.fromkeys(_MODELS, "control") | {"pretrain": "", "control": "pretrain"}
     return tuple(
-        Variant(f"{kind}_{model}", f"{kind}: {label}", {"encoder.kind": kind}, None, model, kind)
+        Variant(
+            f"{kind}_{model}",
+            f"{kind}: {label}",
+            {"encoder.kind": kind},
+            None,
+            model,
+            kind,
+            before[model] and f"{kind}_{before[model]}",
+        )
         for kind in BACKBONES
         for model, label in _MODELS.items()
     )

@@ -81,12 +81,14 @@ def summarize(
     Returns:
       {"title", "question", "model", "metric", "axis", "seeds", "protocol", "devices", "versions", "config", "variants":
       [{"name", "label", "changes", "value", "test": {PROTOCOL: {METRIC: {"mean", "std", "values"}}}, "valid": the same,
-      "change": {PROTOCOL: {METRIC: {"mean", "low", "high", "relative"}}} against the first variant, None for itself,
+      "change": {PROTOCOL: {METRIC: {"mean", "low", "high", "relative"}}} against the first variant, None for itself, or
+      against the variant whose label is "against",
       "lengths": [{"label", "queries", PROTOCOL: NDCG@10}], "curves": {name: [by epoch]}, "epochs", "seconds"}]}; a
       difference is that of each user's metric, averaged over seeds, with its bootstrap interval over users.
     """
-    reference = outcomes[study.variants[0].name]
-    first = reference[0].results
+    reference = study.variants[0].name
+    first = outcomes[reference][0].results
+    labels = {variant.name: variant.label for variant in study.variants} | {"": ""}
     return {
         "title": study.title,
         "question": study.question,
@@ -106,7 +108,10 @@ def summarize(
                 "value": variant.value,
                 "test": _spreads([run.test for run in outcomes[variant.name]]),
                 "valid": _spreads([_valid(run) for run in outcomes[variant.name]]),
-                "change": _change(reference, outcomes[variant.name]) if place else None,
+                "against": labels[variant.against],
+                "change": _change(outcomes[variant.against or reference], outcomes[variant.name])
+                if place
+                else None,
                 "lengths": _lengths(outcomes[variant.name]),
                 "curves": _mean_curves(outcomes[variant.name]),
                 "epochs": [_epochs(run) for run in outcomes[variant.name]],

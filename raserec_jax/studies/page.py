@@ -45,7 +45,8 @@ def write_study_report(workdir: Path, study: Study, summary: Mapping[str, Any]) 
 
 def _headline(study: Study, summary: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, summary["seeds"]))
-    note = f"Seeds {seeds}. Each variant against the first, {study.variants[0].label}, user by user on the test."
+    first = study.variants[0].label
+    note = f"Seeds {seeds}. Each variant against the first, {first}, or the one named, user by user on the test."
     return (
         f'<section class="headline"><p>{escape(summary["question"])}</p>'
         f'<p class="soft">{escape(note)}</p></section>'

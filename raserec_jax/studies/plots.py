@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from raserec_jax.report.plot_style import GRID, INK, style_axes
 from raserec_jax.report.tables import PROTOCOLS
 
+_INTERVALS = "95% interval of the difference to {}, user by user"
 _REFERENCE, _OTHER, _WORSE, _BETTER = "#8a919c", "#0072b2", "#d55e00", "#009e73"
 
 
@@ -25,10 +26,9 @@ def draw_study(summary: Mapping[str, Any]) -> Figure:
         axis.set_title(f"test {summary['metric']}, {protocol}", fontsize=10)
     axes[0].set_yticks(range(len(variants)), [one["label"] for one in variants])
     axes[0].invert_yaxis()
-    words = (
-        "95% interval of the difference to the first, user by user; orange below it, green above"
-    )
-    figure.suptitle(words, fontsize=8.5, color=INK)
+    named = any(one["against"] for one in variants)
+    words = _INTERVALS.format("the first, or to what the table names" if named else "the first")
+    figure.suptitle(f"{words}; orange below it, green above", fontsize=8.5, color=INK)
     return figure
 
 
@@ -45,7 +45,7 @@ def _draw_points(
         if one["change"] is not None:
             change = one["change"][protocol][metric]
             color = _WORSE if change["high"] < 0 else _BETTER if change["low"] > 0 else _OTHER
-            low, high = (before + change[end] for end in ("low", "high"))
+            low, high = (mean - change["mean"] + change[end] for end in ("low", "high"))
             axis.plot([low, high], [place, place], color=color, linewidth=2.2, alpha=0.6)
         axis.plot([mean], [place], "o", color=color, markersize=7)
         axis.annotate(
@@ -69,8 +69,12 @@ def _draw_curve(summary: Mapping[str, Any]) -> Figure:
         x = [one["value"] for one in variants]
         found = [one["test"][protocol][summary["metric"]] for one in variants]
         y = [one["mean"] for one in found]
-        axis.errorbar(x, y, yerr=[one["std"] or 0.0 for one in found], color=_OTHER, capsize=3)
-        axis.plot(x, y, "o", color=_OTHER, markersize=4)
+        changes = [one["change"] and one["change"][protocol][summary["metric"]] for one in variants]
+        for at, mean, change in zip(x, y, changes, strict=True):
+            if change is not None:
+                ends = [mean - change["mean"] + change[end] for end in ("low", "high")]
+                axis.plot([at, at], ends, color=_OTHER, linewidth=2.2, alpha=0.6)
+        axis.plot(x, y, "o-", color=_OTHER, markersize=4)
         reference = summary["variants"][0]
         axis.plot(
             [reference["value"]],
@@ -78,7 +82,7 @@ def _draw_curve(summary: Mapping[str, Any]) -> Figure:
             "o",
             color=INK,
             markersize=6,
-            label="as configured",
+            label=reference["label"],
         )
         if x[0] > 0 and x[-1] / x[0] >= 20:
             axis.set_xscale("log")
@@ -88,6 +92,7 @@ def _draw_curve(summary: Mapping[str, Any]) -> Figure:
         axis.set_title(f"test {summary['metric']}, {protocol}", fontsize=10)
         axis.margins(y=0.2)
         axis.legend(frameon=False, fontsize=8.5)
+    figure.suptitle(_INTERVALS.format(reference["label"]), fontsize=8.5, color=INK)
     return figure
 
 

@@ -18,6 +18,7 @@ class Variant(NamedTuple):
     value: its place on the axis of a study that varies one number; None where there is none.
     model: whose test is told of it; "" = the study's.
     run: folder of its run, where several variants tell of one run by the same changes; "" = its name.
+    against: name of the earlier variant that it is compared with; "" = the study's first.
     """
 
     name: str
@@ -26,13 +27,14 @@ class Variant(NamedTuple):
     value: float | None = None
     model: str = ""
     run: str = ""
+    against: str = ""
 
 
 class Study(NamedTuple):
     """A question and its variants.
 
     title, question: for the report.
-    variants: the first is the reference that the others are compared with.
+    variants: the first is the reference that the others are compared with, unless they name another.
     stages: of `train` that a variant needs.
     model: whose test is compared: "pretrain", "finetune", "mixing" or "combined".
     metric: the one that is drawn and compared, such as "NDCG@20".
@@ -50,7 +52,7 @@ class Study(NamedTuple):
     one_encoder: bool = False
 
     def only(self, names: list[str]) -> "Study":
-        """The study with its reference and the variants of these names.
+        """The study with the variants of these names and what they are compared with.
 
         Raises:
           ConfigError: a name is none of the study's.
@@ -61,10 +63,11 @@ class Study(NamedTuple):
             raise ConfigError(
                 f"--variants has {', '.join(unknown)}; use some of {', '.join(sorted(known))}"
             )
-        kept = [
-            one for place, one in enumerate(self.variants) if place == 0 or one.name in set(names)
-        ]
-        return self._replace(variants=tuple(kept))
+        wanted = {self.variants[0].name, *names}
+        for one in reversed(self.variants):  # what it is compared with comes earlier
+            if one.name in wanted and one.against:
+                wanted.add(one.against)
+        return self._replace(variants=tuple(one for one in self.variants if one.name in wanted))
 
 
 def sweep(field: str, values: tuple, default: Any, label: str = "") -> tuple[Variant, ...]:

@@ -61,7 +61,8 @@ def study_markdown(summary: Mapping[str, Any]) -> str:
         for one in summary["variants"]:
             cells = [spread_text(one["test"][protocol].get(column)) for column in COLUMNS]
             seconds = sum(one["seconds"]) / len(one["seconds"])
-            cells += [change_text(one, protocol, summary["metric"]), f"{seconds:.0f}"]
+            change = markdown_text(change_text(one, protocol, summary["metric"]))
+            cells += [change, f"{seconds:.0f}"]
             lines.append(f"| {markdown_text(one['label'])} | {' | '.join(cells)} |")
         lines.append("")
     groups = [group["label"] for group in summary["variants"][0]["lengths"]]
@@ -78,12 +79,13 @@ def study_markdown(summary: Mapping[str, Any]) -> str:
 
 
 def change_text(variant: Mapping[str, Any], protocol: str, metric: str) -> str:
-    """A variant's difference to the reference in words; a dash for the reference."""
+    """A variant's difference to what it is compared with in words; a dash for the reference."""
     if variant["change"] is None:
         return "–"
     one = variant["change"][protocol][metric]
     relative = "" if one["relative"] is None else f" ({one['relative']:+.1%})"
     words = f"{signed(one['mean'])}{relative}, {signed(one['low'])} to {signed(one['high'])}"
+    words += f", against {variant['against']}" if variant["against"] else ""
     return words.replace("(-", "(\N{MINUS SIGN}")
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from raserec_jax import presets
 from raserec_jax.errors import ConfigError, DataError
+from raserec_jax.report.tables import PROTOCOLS
 from raserec_jax.studies.catalogue import STUDIES
+from raserec_jax.studies.plots import draw_study
 from raserec_jax.studies.running import ask_models, run_study, varied
 from raserec_jax.studies.study import MEMORY, STAGE_1, Study, Variant, sweep
 from raserec_jax.training.comparing import compare
@@ -80,8 +82,12 @@ def test_a_study_of_the_memory_trains_stage_1_once_per_seed_and_goes_on(tmp_path
 
 def test_models_of_one_run_stand_side_by_side(tiny_workdir, tmp_path):  # noqa: F811 - the fixture
     shutil.copytree(tiny_workdir, tmp_path / "one" / "seed_0")  # so that nothing is left to train
-    models = ("pretrain", "control", "mixing", "finetune", "combined")
-    variants = tuple(Variant(model, model, {}, None, model, "one") for model in models)
+    against = {"pretrain": "", "control": ""}
+    against |= dict.fromkeys(("mixing", "finetune", "combined"), "control")
+    models = tuple(against)
+    variants = tuple(
+        Variant(model, model, {}, None, model, "one", against[model]) for model in models
+    )
     study = Study("Models", "Which?", variants, STAGES, "pretrain", "NDCG@10")
     config, log = tiny_config(), generated_log()
     summary = run_study(study, config, tmp_path, log=log, item_text=titles(log))
@@ -90,7 +96,33 @@ def test_models_of_one_run_stand_side_by_side(tiny_workdir, tmp_path):  # noqa: 
         for protocol in ("unfiltered", "filtered"):
             expected = stages[one["name"]]["test"][protocol]["HR@10"]
             assert one["test"][protocol]["HR@10"]["mean"] == expected
+            before = against[one["name"]] or "pretrain"
+            if one["name"] == "pretrain":
+                assert one["change"] is None
+                continue
+            change = expected - stages[before]["test"][protocol]["HR@10"]
+            assert one["change"][protocol]["HR@10"]["mean"] == pytest.approx(change, abs=2e-8)
     assert not any((tmp_path / model).exists() for model in models)
+    told = (tmp_path / "study.md").read_text()
+    assert told.count(", against control |") == 2 * 3  # models × protocols
+
+
+def test_a_curve_shows_intervals_of_the_difference(tmp_path):
+    points = {
+        protocol: {"NDCG@10": {"mean": 0.5, "std": None, "values": [0.5]}} for protocol in PROTOCOLS
+    }
+    change = {
+        protocol: {"NDCG@10": {"mean": 0.1, "low": 0.0, "high": 0.3}} for protocol in PROTOCOLS
+    }
+    variants = [
+        {"label": f"K {value}", "value": value, "test": points, "change": change if place else None}
+        for place, value in enumerate((20, 5))
+    ]
+    figure = draw_study({"axis": "K", "metric": "NDCG@10", "variants": variants})
+    for axis in figure.axes:
+        lines = {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in axis.get_lines()}
+        assert lines[5, 5] == pytest.approx((0.4, 0.7))
+        assert [text.get_text() for text in axis.get_legend().get_texts()] == ["K 20"]
 
 
 def tiny_sra_cl():
