@@ -64,6 +64,10 @@ def main(argv: list[str]) -> None:
         for name, question in ANALYSES.items():
             print(f"{name}: {question}")
         return
+    if _STUDY.value != "drift":
+        for flag in ("windows", "retrain"):
+            if flags.FLAGS[flag].present:
+                raise ConfigError(f"--{flag} is of --study=drift; leave it out here")
     if _STUDY.value in ANALYSES:
         _of_one_seed(_STUDY.value)
         return
@@ -83,16 +87,16 @@ def main(argv: list[str]) -> None:
 
 
 def _of_one_seed(name: str) -> None:
+    if len(_SEEDS.value) != 1 or _VARIANTS.value is not None or _PRETRAINED.value is not None:
+        raise ConfigError(
+            f"--study={name} takes one seed and has no variants; nor does it take --pretrained"
+        )
     config = cli.load_config()
     from raserec_jax.studies.analyses import run_analysis
     from raserec_jax.studies.running import quick
 
     config = quick(config) if _QUICK.value else config
-    (seed, *others) = cli.integers("seeds", _SEEDS.value)
-    if others or _VARIANTS.value is not None or _PRETRAINED.value is not None:
-        raise ConfigError(
-            f"--study={name} takes one seed and has no variants; nor does it take --pretrained"
-        )
+    (seed,) = cli.integers("seeds", _SEEDS.value)
     print(
         run_analysis(
             name,

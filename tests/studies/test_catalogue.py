@@ -64,6 +64,9 @@ def test_an_unknown_study_or_variant_is_refused():
         find_study("sra_cl_ablations").only(["nope"])
     kept = find_study("sra_cl_ablations").only(["clusters"])
     assert [variant.name for variant in kept.variants] == ["full", "clusters"]
+    kept = find_study("backbones").only(["gru_combined"])
+    names = ["transformer_pretrain", "gru_pretrain", "gru_control", "gru_combined"]
+    assert [variant.name for variant in kept.variants] == names
 
 
 def test_runs_and_stage_1_of_others_go_only_with_studies_that_use_them(tmp_path):
@@ -97,6 +100,8 @@ def test_the_command_tells_the_studies_and_refuses_in_one_sentence(tmp_path):
         (("--study=memory_k", "--variants=no"), "--variants has no; use some of top_k_1,"),
         (("--study=memory_k", "--seeds=1,1"), "--seeds=1,1 should be distinct integers"),
         (("--study=new_items", "--seeds=0,1"), "--study=new_items takes one seed"),
+        (("--study=new_items", "--seeds="), "--study=new_items takes one seed"),
+        (("--study=memory_k", "--windows=3"), "--windows is of --study=drift; leave it out here"),
         (("--study=memory_k", "--runs=a"), "--study=memory_k trains its variants itself; leave"),
         (
             ("--study=sra_cl_prompts", "--quick"),
