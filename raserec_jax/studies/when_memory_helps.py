@@ -243,7 +243,7 @@ def _policy_table(rows: list[dict[str, Any]], protocol: str) -> Table:
 
 def draw_when(summary: dict[str, Any]) -> Figure:
     """Coefficients, calibration, and NDCG@10 by policy."""
-    figure = Figure(figsize=(13, 4.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(15, 4.2), dpi=150, layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1, 1.2))
     for axis in (left, middle, right):
         style_axes(axis)
@@ -256,7 +256,8 @@ def draw_when(summary: dict[str, Any]) -> Figure:
     left.axvline(0.0, color=INK, linewidth=0.8, linestyle=":")
     left.set_yticks(places, [one["signal"] for one in found])
     left.invert_yaxis()
-    left.set_title("log odds that memory helps, per standard deviation", fontsize=9.5)
+    left.set_xlabel("per standard deviation")
+    left.set_title("log odds that memory helps", fontsize=9.5)
     bins = summary["calibration"]
     predicted = [one["predicted"] for one in bins]
     ends = [min(predicted), max(predicted)]
@@ -296,7 +297,8 @@ def draw_when(summary: dict[str, Any]) -> Figure:
     right.set_yticks(range(len(shown)), names)
     right.set_ylim(len(shown) - 0.5, -0.7)
     right.margins(x=0.12)
-    right.set_title("test NDCG@10 minus memory for all", fontsize=9.5)
+    right.set_xlabel("minus memory for all")
+    right.set_title("test NDCG@10, unfiltered", fontsize=9.5)
     for axis in (left, right):
         axis.xaxis.set_major_locator(MaxNLocator(5))
     return figure
