@@ -239,7 +239,7 @@ class LivingMemory:
         """Lets the model read this version; whether it is another one."""
         before = self._model.memory
         if before is not None and before.snapshot is not None:
-            if before.snapshot.version == snapshot.version:
+            if before.snapshot.version == snapshot.version and snapshot.follows(before.snapshot):
                 return False
         workdir = self._model.workdir
         self._model.memory = Memory.of_snapshot(

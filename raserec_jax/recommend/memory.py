@@ -82,7 +82,7 @@ class Memory:
           mesh: over which an exactly searched bank lies; None = one device.
         """
         seen = before and before.snapshot
-        grown = seen is not None and seen.epoch == snapshot.epoch and seen.rows > 0
+        grown = seen is not None and snapshot.follows(seen) and seen.rows > 0
         known = before.times if grown else log_times(log)
         times, ranks = _ranked(known, snapshot.times, before.bank.times if grown else None)
         columns = (snapshot.keys, snapshot.target_ids, snapshot.user_ids, snapshot.lengths, ranks)

@@ -1,6 +1,6 @@
 """What is given to a store and what it tells: events to append, what was removed, checks of what comes from outside."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +45,20 @@ def checked_ids(values: Any, what: str, lowest: int, end: int) -> np.ndarray:
             "give ids of the log that it belongs to"
         )
     return ids
+
+
+def whole_numbers(values: Iterable, what: str) -> set[int]:
+    """Integers of any size as Python's.
+
+    Raises:
+      DataError: something else: 1.7 is not 1.
+    """
+    found = set()
+    for place, value in enumerate(values):
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+            raise DataError(f"{what}[{place}] is {value!r:.80}; give the dense ids, integers")
+        found.add(int(value))
+    return found
 
 
 def checked_times(times: Any, dtype: np.dtype | None, rows: int, what: str) -> np.ndarray | None:
@@ -103,7 +117,9 @@ def checked_label(label: Any, what: str) -> str:
         raise DataError(
             f"{what} id {label[:60]!r}... has {len(label):,} characters; give one of at most {LONGEST_LABEL:,}"
         )
-    text = str(label)
+    # Python makes no text of an integer of more than 4,300 digits.
+    long = isinstance(label, int) and abs(label) >= 10**LONGEST_LABEL
+    text = "" if long else str(label)
     if not text or len(text) > LONGEST_LABEL:
         raise DataError(f"{what} id {text[:60]!r} is empty or too long; give the original id")
     try:

@@ -15,8 +15,8 @@ def rows_to_evict(
 ) -> np.ndarray:
     """[rows] int32, increasing: the live entries that a bound leaves no room for.
 
-    The bounds apply one after another. Newer is the later time (where the store has times), then the longer history
-    of the same user, then the later row.
+    The bounds apply one after another. Newer is the later time (where the store has times), then, among those of one
+    user, the longer history, then the later row; `total` asks only for time and row.
 
     Args:
       older_than: entries before this time go.
@@ -32,11 +32,7 @@ def rows_to_evict(
         raise ConfigError(
             f"older_than={older_than} but the store has no times; evict by per_user or total"
         )
-    if older_than is not None and not np.isfinite(older_than):
-        raise ConfigError(f"older_than={older_than}; give a time in the unit of the log")
-    for name, value, least in (("per_user", per_user, 1), ("total", total, 0)):
-        if value is not None and value < least:
-            raise ConfigError(f"{name}={value} must be at least {least}")
+    _check_bounds(older_than, per_user, total)
     kept = np.flatnonzero(snapshot.alive)
     if older_than is not None:
         kept = kept[snapshot.times[kept] >= older_than]
@@ -47,6 +43,17 @@ def rows_to_evict(
     gone = snapshot.alive.copy()
     gone[kept] = False
     return np.flatnonzero(gone).astype(np.int32)
+
+
+def _check_bounds(older_than, per_user, total) -> None:
+    number = isinstance(older_than, (int, float, np.integer, np.floating))
+    if older_than is not None and not (number and abs(older_than) < 2.0**62):  # which NaN is not
+        raise ConfigError(f"older_than={older_than!r:.80}; give a time in the unit of the log")
+    for name, value, least in (("per_user", per_user, 1), ("total", total, 0)):
+        if value is None:
+            continue
+        if not isinstance(value, (int, np.integer)) or value < least:
+            raise ConfigError(f"{name}={value!r:.80} must be an integer of at least {least}")
 
 
 def _oldest_first(snapshot: Snapshot, rows: np.ndarray) -> np.ndarray:

@@ -149,13 +149,12 @@ def read_segment(
       CheckpointError: a file is missing, damaged, or not what the manifest says.
     """
     manifest = folder / "manifest.json"
-    name = segment["name"]
+    name = segment.get("name")
     if not (isinstance(name, str) and _SEGMENT_NAME.fullmatch(name)):  # never out of the folder
         raise CheckpointError(f"{manifest}: {name!r:.80} is not the name of a segment")
-    if (folder / "segments" / name).is_symlink():
-        raise CheckpointError(
-            f"{folder}/segments/{name}: a link, expected a folder; {kind.way_out}"
-        )
+    for path in (folder / "segments", folder / "segments" / name):
+        if path.is_symlink():
+            raise CheckpointError(f"{path}: a link, expected a folder; {kind.way_out}")
     columns = {}
     for file_name, entry in segment["files"].items():
         column_name = file_name.removesuffix(".npy")
@@ -191,11 +190,26 @@ def _read_column(path: pathlib.Path, entry: dict, way_out: str, mapped: bool) ->
 
 
 def remove_unlisted(folder: pathlib.Path, listed: list[dict]) -> None:
-    """Removes what unfinished or replaced saves left; a file that no save of ours makes is kept."""
+    """Removes what unfinished or replaced saves left, to last; a file that no save of ours makes is kept.
+
+    Raises:
+      CheckpointError: the folder of the segments is a link: what lies elsewhere is never removed.
+      OSError: something cannot be removed.
+    """
+    segments = folder / "segments"
+    if segments.is_symlink():
+        raise CheckpointError(f"{segments}: a link, expected a folder; put the folder itself there")
     names = {segment["name"] for segment in listed}
-    for path in (folder / "segments").iterdir():
-        if path.name not in names and _LEFTOVER_NAME.fullmatch(path.name):
-            shutil.rmtree(path)
+    left = [
+        path
+        for path in segments.iterdir()
+        if path.name not in names and _LEFTOVER_NAME.fullmatch(path.name)
+    ]
+    left = [path for path in left if path.is_dir() and not path.is_symlink()]
+    for path in left:
+        shutil.rmtree(path)
+    if left:
+        flush_path(segments)
     (folder / ".unfinished-manifest.json").unlink(missing_ok=True)
 
 

@@ -78,21 +78,28 @@ def check_manifest(folder: Any, manifest: dict) -> dict:
     Raises:
       CheckpointError: a field is missing or of another type or range, or a column cannot be one.
     """
-    problem = _problem(manifest)
+    problem = manifest_problem(manifest)
     if problem:
         raise CheckpointError(f"{folder}/manifest.json: {problem}; {STORE.way_out}")
     return manifest
 
 
-def _problem(manifest: dict) -> str | None:
+def manifest_problem(manifest: dict) -> str | None:
+    """What keeps a manifest from being that of a store, None if nothing does."""
     for name, kind in _TYPES.items():
         value = manifest.get(name)
-        if type(value) is not kind or (kind is int and value < 0):
-            return f"{name} is {value!r:.80}, expected {kind.__name__}"
+        if type(value) is not kind or (kind is int and not 0 <= value < 2**31):
+            expected = f"an int in 0..{2**31 - 1}" if kind is int else f"a {kind.__name__}"
+            return f"{name} is {value!r:.80}, expected {expected}"
     if manifest["key_dtype"] not in KEY_DTYPES or manifest.get("time_dtype") not in TIME_DTYPES:
         return "key_dtype or time_dtype is none of this release"
     if manifest["dim"] < 1:
         return "dim is 0, expected at least 1"
+    lines = manifest["history"]
+    if not lines or not all(isinstance(one, dict) and "version" in one for one in lines):
+        return "history is empty, or holds what is no line of it"
+    if not all(type(one["version"]) is int for one in lines):
+        return "history names a version that is no int"
     plain = {name: nothing(name, manifest) for name in COLUMNS}
     plain = {name: column for name, column in plain.items() if column is not None}
     for segment in manifest["segments"]:

@@ -18,22 +18,24 @@ a few times.
 """
 
 import contextlib
+import os
 import pathlib
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from raserec_jax.errors import CheckpointError, DataError
+from raserec_jax.errors import CheckpointError, ConfigError, DataError
 from raserec_jax.store.arrays import as_vectors
-from raserec_jax.store.changes import Events, Removed, checked_ids, checked_labels
+from raserec_jax.store.changes import Events, Removed, checked_ids, checked_labels, whole_numbers
 from raserec_jax.store.columns import entry_columns, event_columns
 from raserec_jax.store.eviction import rows_to_evict
 from raserec_jax.store.files import PathLike, remove_unlisted
-from raserec_jax.store.layout import COLUMNS, STORE
+from raserec_jax.store.layout import COLUMNS, STORE, manifest_problem
 from raserec_jax.store.live import live_columns, plain
 from raserec_jax.store.lock import locked
-from raserec_jax.store.reading import StoreReader, read_columns
+from raserec_jax.store.reading import StoreReader, read_columns, stamp
 from raserec_jax.store.snapshot import label_columns
 from raserec_jax.store.verifying import verify_store
 from raserec_jax.store.writing import (
@@ -52,7 +54,8 @@ class MemoryStore(StoreReader):
 
     Every change raises:
       CheckpointError: another writer did not end within `timeout_s`, the disk is full or read-only, or a file is
-        damaged; the store is as before.
+        damaged; the store is as before. Only where the disk fails in the last flush, or old files cannot be removed,
+        is the new version there already; the message says so.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class MemoryStore(StoreReader):
           time_dtype: "int64" or "float64"; None for entries and events without times.
 
         Raises:
+          ConfigError: a number or a type that cannot be.
           CheckpointError: the folder holds a store, or cannot be written.
         """
         manifest = {
@@ -110,6 +114,9 @@ class MemoryStore(StoreReader):
             "segments": [],
             "history": [line(1, "created")],
         }
+        problem = manifest_problem(manifest)
+        if problem:
+            raise ConfigError(f"{folder}: no memory store can be made: {problem}")
         write_store(pathlib.Path(folder), manifest, {})
         return cls(folder, encoder_fingerprint)
 
@@ -180,7 +187,7 @@ class MemoryStore(StoreReader):
             what = f"append: {entries} entries, {taken} events"
             return self._commit(what, columns, next_user_id=known_users)
 
-    def delete(self, users: Iterable[int] = (), items: Iterable[int] = ()) -> Removed:
+    def delete(self, users: Iterable = (), items: Iterable = ()) -> Removed:
         """Removes users, with their histories and names, and items; what was there of them is found no more.
 
         Of a user of the log, the log's history is not to be used any more either. Of an item, the entries that it
@@ -188,11 +195,15 @@ class MemoryStore(StoreReader):
 
         Args:
           users, items: dense ids; unknown ones are no error.
+
+        Raises:
+          DataError: an id is no integer; nothing was changed then.
         """
+        users, items = whole_numbers(users, "users"), whole_numbers(items, "items")
         with self.writing():
             now = self.snapshot
-            users = np.array(sorted({int(user) for user in users if 0 <= user < now.next_user_id}))
-            items = np.array(sorted({int(item) for item in items if 0 < item <= now.num_items}))
+            users = np.array(sorted(user for user in users if 0 <= user < now.next_user_id))
+            items = np.array(sorted(item for item in items if 0 < item <= now.num_items))
             of_user = np.isin(now.event_user_ids, users) & now.event_alive
             of_item = np.isin(now.event_item_ids, items) & now.event_alive & ~of_user
             dead = (np.isin(now.user_ids, users) | np.isin(now.target_ids, items)) & now.alive
@@ -296,13 +307,11 @@ class MemoryStore(StoreReader):
         Raises:
           CheckpointError: the folder holds a store, or cannot be written.
         """
-        version = self._manifest["version"]
-        manifest = {
-            **self._manifest,
-            "segments": [],
-            "history": [line(version, "exported")],
-        }
-        write_store(pathlib.Path(folder), manifest, live_columns(self.snapshot))
+        with self._lock:  # another thread's change must not come between the two
+            now, manifest = self.snapshot, self._manifest
+        history = [line(now.version, "exported")]
+        manifest = {**manifest, "segments": [], "history": history}
+        write_store(pathlib.Path(folder), manifest, live_columns(now))
 
     def versions(self) -> list[dict]:
         """The last changes, oldest first: version, at (seconds since 1970, UTC), what (in words, without ids)."""
@@ -360,6 +369,11 @@ class MemoryStore(StoreReader):
         try:
             write_version(self.folder, manifest, columns)
         except OSError as error:
+            if self._seen != stamp(self.folder):  # renamed: the new manifest lists the new files
+                raise CheckpointError(
+                    f"{self.folder}: version {version} is there but could not be flushed ({error.strerror}), so a "
+                    "power cut may take it back; check the disk, then look at `version` before trying again"
+                ) from error
             with contextlib.suppress(OSError):
                 remove_unlisted(self.folder, before["segments"])
             raise unwritten(self.folder, error) from error
@@ -378,5 +392,10 @@ class MemoryStore(StoreReader):
             ) from error
 
     def _disk_bytes(self) -> int:
-        files = (path for path in self.folder.rglob("*") if not path.is_symlink())
-        return sum(path.stat().st_size for path in files if path.is_file())
+        total = 0
+        for root, _, names in os.walk(self.folder):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # a writer has removed it meanwhile
+                    found = os.lstat(os.path.join(root, name))
+                    total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+        return total

@@ -11,7 +11,7 @@ from raserec_jax.store.files import PathLike, read_manifest, read_segment
 from raserec_jax.store.layout import COLUMNS, STORE, check_manifest
 from raserec_jax.store.snapshot import Content, Snapshot
 
-_ATTEMPTS = 100  # versions that may replace one another while one is being read
+ATTEMPTS = 100  # versions that may replace one another while one is being read
 
 
 class StoreReader:
@@ -54,30 +54,23 @@ class StoreReader:
         Raises:
           CheckpointError: as when opening; the version at hand stays.
         """
-        if self._seen == self._stamp():
+        if self._seen == stamp(self.folder):
             return False
         with self._lock:
-            before = self.snapshot.version
+            before = self.snapshot
             self._read()
-            return self.snapshot.version != before
-
-    def _stamp(self) -> tuple[int, ...] | None:
-        try:
-            found = os.stat(self.folder / "manifest.json")
-        except OSError:
-            return None
-        return (found.st_ino, found.st_mtime_ns, found.st_size)
+            return self.snapshot.version != before.version or not self.snapshot.follows(before)
 
     def _read(self) -> None:
-        for _ in range(_ATTEMPTS):
-            stamp = self._stamp()
+        for _ in range(ATTEMPTS):
+            seen = stamp(self.folder)
             manifest = check_manifest(self.folder, read_manifest(self.folder, STORE))
             check_encoder(self.folder, manifest, self._encoder)
             try:
                 content, new = self._new_columns(manifest)
             except CheckpointError:
                 # A compaction removes the files of the version before: then there is a newer manifest.
-                if self._stamp() == stamp:
+                if stamp(self.folder) == seen:
                     raise
                 continue
             try:
@@ -89,7 +82,7 @@ class StoreReader:
                 raise CheckpointError(
                     f"{self.folder}: the memory store contradicts itself ({error}); {STORE.way_out}"
                 ) from error
-            self._content, self._manifest, self._seen = content, manifest, stamp
+            self._content, self._manifest, self._seen = content, manifest, seen
             self._encoder = snapshot.encoder_fingerprint
             self.snapshot = snapshot
             return
@@ -100,7 +93,7 @@ class StoreReader:
     def _new_columns(self, manifest: dict) -> tuple[Content, dict[str, np.ndarray]]:
         """The content to be added to, and the rows of each column that it does not have yet."""
         content = self._content
-        if content is None or content.epoch != manifest["epoch"]:
+        if content is None or not self._goes_on(manifest):
             content = Content(manifest)
         parts: dict[str, list[np.ndarray]] = {}
         ends = dict.fromkeys(COLUMNS, 0)
@@ -125,6 +118,13 @@ class StoreReader:
             for name, found in parts.items()
         }
 
+    def _goes_on(self, manifest: dict) -> bool:
+        """Whether a manifest is of this version or a later one of its epoch, not of a copy that was put back since."""
+        own, history = self._manifest["history"][-1], manifest["history"]
+        if self._manifest["epoch"] != manifest["epoch"] or own["version"] > manifest["version"]:
+            return False
+        return own in history or own["version"] < history[0]["version"]  # too old to be listed
+
     def _check(self, new: dict[str, np.ndarray], manifest: dict, content: Content) -> None:
         """Raises ValueError for an id that cannot be; the files are as they were written, but by whom?"""
 
@@ -146,6 +146,15 @@ class StoreReader:
             column = new.get(name)
             if column is not None and not lowest <= column.min() <= column.max() <= highest:
                 raise ValueError(f"{name} holds an id outside {lowest}..{highest}")
+
+
+def stamp(folder: pathlib.Path) -> tuple[int, ...] | None:
+    """What tells one manifest from the next without reading it; None if there is none."""
+    try:
+        found = os.stat(folder / "manifest.json")
+    except OSError:
+        return None
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def segment_rows(segment: dict) -> dict[str, int]:

@@ -26,6 +26,7 @@ class Snapshot:
       labels: user id -> original id as text, of users that the log does not have.
       user_ids_by_label: the way back.
       forgotten_user_ids, forgotten_item_ids: of the log, not to be used.
+      source: what the columns grow in, the same for versions whose rows go on from one another.
     """
 
     version: int
@@ -49,6 +50,11 @@ class Snapshot:
     user_ids_by_label: Mapping[str, int]
     forgotten_user_ids: frozenset[int]
     forgotten_item_ids: frozenset[int]
+    source: object
+
+    def follows(self, earlier: "Snapshot") -> bool:
+        """Whether its rows begin with those of an earlier version that the same reader read."""
+        return self.source is earlier.source
 
     @property
     def rows(self) -> int:
@@ -90,8 +96,10 @@ class Content:
             items = self._columns["event_item_ids"].view().copy()
             items[new["emptied_events"]] = 0
             self._columns["event_item_ids"] = _Growing(items)
-        self._label(new)
         forgotten = new.get("forgotten_user_ids", np.zeros(0, np.int32)).tolist()
+        if "label_user_ids" in new or forgotten:  # snapshots have those that were
+            self._labels, self._by_label = dict(self._labels), dict(self._by_label)
+        self._label(new)
         for user_id in forgotten:
             label = self._labels.pop(user_id, None)
             if label is not None and self._by_label.get(label) == user_id:
@@ -117,6 +125,7 @@ class Content:
             user_ids_by_label=self._by_label,
             forgotten_user_ids=self._forgotten_users,
             forgotten_item_ids=self._forgotten_items,
+            source=self,
         )
 
     def _label(self, new: dict[str, np.ndarray]) -> None:

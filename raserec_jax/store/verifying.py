@@ -6,7 +6,7 @@ from raserec_jax.errors import CheckpointError, DataError
 from raserec_jax.store.arrays import as_vectors
 from raserec_jax.store.files import PathLike, read_manifest, read_segment
 from raserec_jax.store.layout import STORE, check_manifest
-from raserec_jax.store.reading import StoreReader
+from raserec_jax.store.reading import ATTEMPTS, StoreReader, stamp
 
 
 def verify_store(folder: PathLike) -> list[str]:
@@ -15,6 +15,15 @@ def verify_store(folder: PathLike) -> list[str]:
     Works for a store that cannot be opened.
     """
     folder = pathlib.Path(folder)
+    for _ in range(ATTEMPTS):
+        seen = stamp(folder)
+        problems = _problems(folder)
+        if not problems or stamp(folder) == seen:  # else a writer may have removed what was listed
+            return problems
+    return [f"{folder}: changes faster than it can be read; try again when less is written"]
+
+
+def _problems(folder: pathlib.Path) -> list[str]:
     try:
         problems = []
         for segment in check_manifest(folder, read_manifest(folder, STORE))["segments"]:

@@ -1,6 +1,7 @@
 """Torn, flipped, missing, foreign and hostile files; full disks; two writers: a clear sentence or a clean recovery."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -12,8 +13,16 @@ import shutil
 import numpy as np
 import pytest
 
-from raserec_jax.errors import CheckpointError, DataError
-from raserec_jax.store import Events, MemoryStore, StoreReader, reading, verify_store
+from raserec_jax.errors import CheckpointError, ConfigError, DataError
+from raserec_jax.store import (
+    Events,
+    MemoryStore,
+    StoreReader,
+    files,
+    reading,
+    verify_store,
+    verifying,
+)
 from raserec_jax.store.files import manifest_bytes
 from raserec_jax.store.layout import STORE
 from tests.store.rows import DIM, ENCODER, USERS, create, entries, events, live_entries
@@ -100,7 +109,12 @@ def test_what_is_not_of_the_store_is_ignored_by_readers_and_left_by_writers(fold
         (lambda m: m["segments"][0]["files"].update({"../x.npy": {}}), "not a file of a segment"),
         (lambda m: m["segments"].append({"name": "000001"}), "describes no segment"),
         (lambda m: m.update(dim=2**40), "expected|has shape"),
+        (lambda m: m.update(dim=2**70, segments=[]), "dim is 1180591620717411303424, expected"),
         (lambda m: m.update(dim=True), "dim is True"),
+        (lambda m: m.update(history=[1]), "history is empty, or holds"),
+        (lambda m: m.update(history=[]), "history is empty, or holds"),
+        (lambda m: m.update(history=[{"version": "1"}]), "a version that is no int"),
+        (lambda m: m["segments"][0].pop("name"), "None is not the name of a segment"),
         (lambda m: m.update(version=-1), "version is -1"),
         (lambda m: m.update(next_user_id=0), "contradicts itself"),
         (lambda m: m.update(num_items=2), "contradicts itself"),
@@ -131,6 +145,23 @@ def test_links_out_of_the_folder_are_refused(folder, tmp_path):
     (segment / "keys.npy").symlink_to(tmp_path / "keys.npy")
     with pytest.raises(CheckpointError, match="keys.npy: cannot be read"):
         StoreReader(folder)
+
+
+def test_nothing_is_removed_through_a_link(folder, tmp_path):
+    (folder / "segments" / "999999").symlink_to(tmp_path)
+    store = MemoryStore(folder)
+    store.append(**entries(1))
+    assert (folder / "segments" / "999999").is_symlink()
+    (folder / "segments" / "999999").unlink()
+    shutil.move(folder / "segments", tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "202401").mkdir()
+    (folder / "segments").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="segments: a link, expected a folder"):
+        StoreReader(folder)
+    with pytest.raises(CheckpointError, match="segments: a link, expected a folder") as error:
+        store.append(**entries(1))
+    assert is_one_sentence(error)
+    assert (tmp_path / "elsewhere" / "202401").is_dir()
 
 
 class _Bomb:
@@ -181,6 +212,39 @@ def test_a_full_disk_leaves_the_store_as_it_was(folder):
     assert store.verify() == []
     store.append(**large)
     assert len(live_entries(store.snapshot)) == len(before) + 5000
+
+
+def test_a_last_flush_that_fails_loses_no_file_of_the_new_version(folder, monkeypatch):
+    store, flush = MemoryStore(folder), files.flush_path
+
+    def failing(path):
+        if path == folder:
+            raise OSError(errno.EIO, "Input/output error")
+        flush(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "flush_path", failing)
+        with pytest.raises(CheckpointError, match="is there but could not be flushed") as error:
+            store.append(**entries(4))
+    assert is_one_sentence(error)
+    assert verify_store(folder) == []
+    found = live_entries(StoreReader(folder).snapshot)
+    assert found[:-4] == live_entries(store.snapshot)  # the version at hand stays
+    store.append(**entries(1, seed=1))
+    assert live_entries(store.snapshot)[:-1] == found
+
+
+def test_what_is_removed_is_flushed_away(folder, monkeypatch):
+    flushed, flush = [], files.flush_path
+
+    def watched(path):
+        flushed.append((path, sorted(path.iterdir()) if path.is_dir() else None))
+        flush(path)
+
+    monkeypatch.setattr(files, "flush_path", watched)
+    MemoryStore(folder).compact()
+    assert flushed[-1] == (folder / "segments", sorted((folder / "segments").iterdir()))
+    assert len(flushed[-1][1]) == 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -336,6 +400,102 @@ def test_a_compaction_between_manifest_and_files_is_read_again(folder, monkeypat
     monkeypatch.setattr(reading, "read_segment", late)
     reader = StoreReader(folder)
     assert calls and live_entries(reader.snapshot) == live_entries(store.snapshot)
+
+
+def test_verify_and_stats_beside_a_writer_tell_of_no_damage(folder, monkeypatch):
+    store, other, calls = MemoryStore(folder), MemoryStore(folder), []
+    read, lstat = verifying.read_segment, os.lstat
+
+    def late(*arguments, **options):
+        if not calls:
+            calls.append(1)
+            store.compact()
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(verifying, "read_segment", late)
+    assert verify_store(folder) == [] and calls
+
+    def gone(path):
+        if str(path).endswith("keys.npy"):
+            raise FileNotFoundError(path)
+        return lstat(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", gone)
+        assert other.stats()["bytes"] > 0
+
+
+def test_a_copy_that_was_put_back_is_read_anew(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    store = MemoryStore(folder)
+    store.append(**entries(5, seed=1))
+    reader = StoreReader(folder)
+    seen = reader.snapshot
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder)
+    older = StoreReader(folder)
+    older.refresh()
+    assert reader.refresh() and reader.version == older.version == seen.version - 1
+    assert live_entries(reader.snapshot) == live_entries(older.snapshot)
+    assert not reader.snapshot.follows(seen)
+    reader, late = store, MemoryStore(folder)  # a writer's handle from before, too
+    late.append(**entries(9, seed=2))
+    assert late.version == seen.version
+    assert reader.refresh() and live_entries(reader.snapshot) == live_entries(late.snapshot)
+    late.append(**entries(1, seed=3))
+    before = reader.snapshot
+    reader.refresh()
+    assert reader.snapshot.follows(before)
+
+
+def test_names_of_a_version_stay_as_they_were(folder):
+    store = MemoryStore(folder)
+    before = store.snapshot
+    labels, by_label = dict(before.labels), dict(before.user_ids_by_label)
+    store.append(**entries(1), new_users={before.next_user_id: "later"})
+    store.delete(users=[USERS + 1])
+    assert (before.labels, before.user_ids_by_label) == (labels, by_label)
+    assert store.snapshot.labels != labels
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dim": 0},
+        {"num_users": -1},
+        {"key_dtype": "float16"},
+        {"time_dtype": "int32"},
+    ],
+)
+def test_a_store_that_could_not_be_opened_is_not_made(tmp_path, options):
+    with pytest.raises(ConfigError, match="no memory store can be made: ") as error:
+        create(tmp_path / "store", **options)
+    assert is_one_sentence(error)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("wrong", [1.7, "1", True, float("nan"), None])
+def test_who_is_deleted_is_never_guessed(sound, wrong):
+    store = MemoryStore(sound)
+    with pytest.raises(DataError, match=r"users\[1\] is .*; give the dense ids"):
+        store.delete(users=[10**30, wrong])
+    with pytest.raises(DataError, match=r"items\[0\] is .*; give the dense ids"):
+        store.delete(items=[wrong])
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        {"older_than": float("nan")},
+        {"older_than": 10**400},
+        {"per_user": 0},
+        {"total": -1},
+    ],
+)
+def test_a_bound_that_is_none_is_refused(sound, bound):
+    with pytest.raises(ConfigError, match=f"{next(iter(bound))}=") as error:
+        MemoryStore(sound).evict(**bound)
+    assert is_one_sentence(error)
 
 
 def test_bfloat16_keys_are_rounded_once_and_stay(tmp_path):
