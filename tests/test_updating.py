@@ -193,6 +193,8 @@ def test_a_forgotten_user_starts_anew_and_a_removed_item_leaves_its_place(tmp_pa
         (("u1", "i1", True), "time is True"),
         (("u1", "i1", -1), "expected 0.."),
         (("u1", "i1", 10**17), "at most a year from now"),
+        (("u1", "i1", 10**20), "at most a year from now"),
+        (("u1", "i1", -(10**5000)), "beyond -2.64, expected 0.."),
         (("", "i1", 1), "empty or too long"),
         (("x" * 10_000_000, "i1", 1), "10,000,000 characters"),
         (("u1", "x" * 10_000_000, 1), "10,000,000 characters"),
@@ -200,6 +202,7 @@ def test_a_forgotten_user_starts_anew_and_a_removed_item_leaves_its_place(tmp_pa
         (("u1", 1.5, 1), "no integer or string"),
         (("\ud800", "i1", 1), "not valid text"),
         ((10**2000, "i1", 1), "empty or too long"),
+        ((10**5000, "i1", 1), "empty or too long"),
     ],
 )
 def test_what_is_no_event_is_refused_in_one_sentence(event, words):

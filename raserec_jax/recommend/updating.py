@@ -109,14 +109,17 @@ def _checked_times(times: list, log: InteractionLog) -> np.ndarray:
         number = isinstance(time, (int, float, np.integer, np.floating)) and not isinstance(
             time, bool
         )
-        if not number or not np.isfinite(time) or (whole and time != int(time)):
+        # An integer is finite, and may be too large for NumPy to be asked.
+        finite = number and (isinstance(time, int) or np.isfinite(time))
+        if not finite or (whole and time != int(time)):
             kind = "a whole number" if whole else "a number"
             raise DataError(
                 f"events[{place}]: time is {time!r:.80}, expected {kind} in the log's unit"
             )
         if not lowest <= time <= latest:
+            given = f"{time!r:.80}" if abs(time) < 2**64 else f"beyond {'-' * (time < 0)}2^64"
             raise DataError(
-                f"events[{place}]: time is {time!r:.80}, expected {lowest}..{latest} (at most a year from now, in the "
+                f"events[{place}]: time is {given}, expected {lowest}..{latest} (at most a year from now, in the "
                 "unit of the log); correct it, as it would come after everything that follows"
             )
     return np.array(times, log.timestamps.dtype)
