@@ -167,6 +167,11 @@ def test_the_steps_of_maintenance(copied, tmp_path):
     now = MemoryStore(copied / "live").snapshot
     assert 9 not in now.target_ids and 3 not in now.user_ids
     assert np.bincount(now.user_ids).max() <= 3
+    with pytest.raises(ConfigError, match="per_user=0 must be"):
+        list(maintain(copied, Wishes(delete_users=["u04"], per_user=0)))
+    with pytest.raises(DataError, match="item id '' is empty"):
+        list(maintain(copied, Wishes(delete_users=["u04"], delete_items=["i001", ""])))
+    assert 4 in MemoryStore(copied / "live").snapshot.user_ids  # no step was done
     path = next((copied / "live" / "segments").rglob("keys.npy"))
     path.write_bytes(path.read_bytes()[:-1] + b"\0\0")
     with pytest.raises(CheckpointError, match="keys.npy: damaged"):
@@ -192,6 +197,68 @@ def test_reencode_gives_every_entry_the_key_of_its_history(copied):
     ).snapshot.encoder_fingerprint == checkpoints.params_fingerprint(
         recommender._model.workdir.encoder_params
     )
+
+
+def test_reencode_needs_an_update_and_may_be_told_beforehand(copied):
+    with pytest.raises(ConfigError, match="no update yet"):
+        list(maintain(copied, Wishes(reencode=True)))
+    recommender = Recommender.load(copied)
+    # Of "solo" the only item before i004 is removed: nothing is left to be encoded.
+    recommender.update([("solo", "i003", 3000), ("solo", "i004", 3001), ("solo", "i005", 3002)])
+    store = MemoryStore(copied / "live")
+    alive = int(store.snapshot.alive.sum())
+    store.replace_keys(np.ones((alive, 8), np.float32), "another encoder")
+    before = bytes_of(copied)
+    lines = list(maintain(copied, Wishes(reencode=True, delete_users=["u05"]), dry_run=True))
+    assert lines[0] == "all entries would be encoded again" and "1 users and 0" in lines[1]
+    assert bytes_of(copied) == before
+    list(maintain(copied, Wishes(reencode=True)))
+    told = Recommender.load(copied)._living.forget([], ["i003"], compact=True)
+    assert ("live", "keys made from histories that held the items") in [t[:2] for t in told.traces]
+    list(maintain(copied, Wishes(reencode=True)))
+    now = MemoryStore(copied / "live").snapshot
+    solo = now.user_ids == now.user_ids_by_label["solo"]
+    assert now.alive.all() and now.lengths[solo].tolist() == [2]
+
+
+def test_a_live_memory_that_lost_its_manifest_is_never_taken_for_none(copied):
+    recommender = Recommender.load(copied)
+    assert "as training left it" in next(maintain(copied, Wishes(verify=True)))
+    recommender.update(NEW)
+    (copied / "live" / "manifest.json").unlink()
+    left = bytes_of(copied / "live")
+    for use in (
+        lambda: Recommender.load(copied),
+        lambda: list(maintain(copied, Wishes(delete_users=["u03"]))),
+        lambda: list(maintain(copied, Wishes(reencode=True))),
+        lambda: list(maintain(copied, Wishes(verify=True))),
+    ):
+        with pytest.raises(CheckpointError, match="no manifest.json"):
+            use()
+    assert bytes_of(copied / "live") == left
+
+
+def test_a_damaged_bank_of_training_is_told_by_verify(copied):
+    path = next((copied / "memory" / "segments").rglob("keys.npy"))
+    path.write_bytes(path.read_bytes()[:-1] + b"\0\0")
+    with pytest.raises(CheckpointError, match="keys.npy: damaged"):
+        list(maintain(copied, Wishes(verify=True)))
+
+
+def test_a_copy_of_the_live_memory_that_was_put_back_is_shown(copied, tmp_path):
+    recommender = Recommender.load(copied)
+    recommender.update(NEW)
+    copy = shutil.copytree(copied / "live", tmp_path / "copy")
+    expected = recommender.recommend(ASKED, 5)
+    recommender.update([("u02", "i006", 2000), ("u02", "i007", 2001)])
+    recommender.recommend(ASKED, 5)
+    shutil.rmtree(copied / "live")
+    shutil.copytree(copy, copied / "live")
+    assert recommender.refresh()
+    assert recommender.recommend(ASKED, 5) == expected
+    Recommender.load(copied).update([("u03", "i001", 2000), ("u03", "i002", 2001)])
+    recommender.refresh()
+    assert recommender.recommend(ASKED, 5) == Recommender.load(copied).recommend(ASKED, 5)
 
 
 def test_a_memory_of_another_log_is_refused(copied):

@@ -55,7 +55,7 @@ class LivingMemory:
         """As `Recommender.refresh`."""
         with self._lock:
             if self._opened is None:
-                if not (self.folder / "manifest.json").exists():
+                if not self._is_there():
                     return False
                 self._opened = self._open()
             else:
@@ -122,7 +122,12 @@ class LivingMemory:
                 removed.entries,
                 removed.events,
                 compact and not dry_run,
-                traces_in(self._workdir, in_log=in_log, in_memory=not compact or dry_run),
+                traces_in(
+                    self._workdir,
+                    in_log=in_log,
+                    in_memory=not compact or dry_run,
+                    in_keys=bool(len(item_ids)),
+                ),
                 removed.version,
             )
 
@@ -151,27 +156,33 @@ class LivingMemory:
     def reencode(self) -> int:
         """Gives every entry the key that this encoder makes of its history; how many there are.
 
+        An entry whose history has lost all its items goes.
+
         Raises:
-          CheckpointError: the memory is of another log.
+          ConfigError: there was no update yet.
+          CheckpointError: the memory is damaged or of another log.
         """
         with self._lock:
-            store = MemoryStore(self.folder)
+            store = self._open_of_any_encoder()
             with store.writing():
                 now = self._of_this_log(store.snapshot)
-                histories, vectors = self._histories(now), []
-                rows = np.flatnonzero(now.alive)
+                histories, vectors, emptied = self._histories(now), [], []
                 cached: dict[int, np.ndarray] = {}
-                for row in rows:
+                for row in np.flatnonzero(now.alive):
                     user_id = int(now.user_ids[row])
                     if user_id not in cached:
                         cached[user_id] = histories.items_of(user_id)
                     history = cached[user_id][: now.lengths[row]]
-                    vectors.append(history[history > 0])
+                    history = history[history > 0]
+                    if len(history):
+                        vectors.append(history)
+                    else:
+                        emptied.append(row)
                 keys = self._model.encode(vectors)
-                store.replace_keys(keys, self._fingerprint())
+                store.replace_keys(keys, self._fingerprint(), without=emptied)
             self._opened = store
             self._show(store.snapshot)
-            return len(rows)
+            return len(vectors)
 
     def save(self, folder: PathLike) -> None:
         """As `Recommender.save`."""
@@ -208,17 +219,47 @@ class LivingMemory:
           CheckpointError: the store is of another encoder or log, or cannot be written.
         """
         with self._lock:
-            if self._opened is None and not (self.folder / "manifest.json").exists():
+            if self._opened is None and not self._is_there():
                 self._adopt()
             if self._opened is None:
                 self._opened = self._open()
             self._opened.refresh()
             return self._opened
 
-    def _open(self) -> MemoryStore:
-        store = MemoryStore(self.folder, self._fingerprint(), timeout_s=_TIMEOUT_S)
+    def _is_there(self) -> bool:
+        """Whether there was an update.
+
+        The folder gets its name when it is whole, so one that lacks something is damaged, and never taken for none.
+        """
+        return os.path.lexists(self.folder)
+
+    def _open(self, *, any_encoder: bool = False) -> MemoryStore:
+        if not (self.folder / "manifest.json").exists():
+            raise CheckpointError(
+                f"{self.folder}: damaged, it has no manifest.json; restore the folder from a copy, or move it away to "
+                "go on from the memory that training left, without all updates and removals"
+            )
+        made_by = None if any_encoder else self._fingerprint()
+        store = MemoryStore(self.folder, made_by, timeout_s=_TIMEOUT_S)
         self._of_this_log(store.snapshot)
         return store
+
+    def _open_of_any_encoder(self) -> MemoryStore:
+        if not self._is_there():
+            raise ConfigError(
+                f"{self.folder}: not there, as there was no update yet, so nothing is to be encoded again; "
+                "launch/train.py encodes the memory of training"
+            )
+        return self._open(any_encoder=True)
+
+    def open_for_dry_run(self) -> None:
+        """Takes the store of whatever encoder, as `reencode` would; what follows must not write.
+
+        Raises:
+          ConfigError, CheckpointError: as `reencode`.
+        """
+        with self._lock:
+            self._opened = self._open_of_any_encoder()
 
     def _of_this_log(self, snapshot: Snapshot) -> Snapshot:
         log = self.log
@@ -249,7 +290,7 @@ class LivingMemory:
 
     def present(self) -> Snapshot:
         """The content now, without making a store."""
-        if self._opened is not None or (self.folder / "manifest.json").exists():
+        if self._opened is not None or self._is_there():
             return self.store().snapshot
         with tempfile.TemporaryDirectory() as folder:
             return self._copied_into(Path(folder) / LIVE).snapshot
@@ -258,11 +299,10 @@ class LivingMemory:
         """Copies the bank that training left into a store, whole or not at all."""
         try:
             with locked(self._workdir, _TIMEOUT_S):
-                if (self.folder / "manifest.json").exists():
+                if self._is_there():
                     return  # somebody else was faster
                 made = self._workdir / f".{LIVE}-unfinished"
                 shutil.rmtree(made, ignore_errors=True)
-                shutil.rmtree(self.folder, ignore_errors=True)
                 self._copied_into(made)
                 os.rename(made, self.folder)
                 flush_path(self._workdir)
@@ -305,7 +345,7 @@ class LivingMemory:
         with locked(self._workdir, _TIMEOUT_S):
             for name in ("memory", "memory_finetuned"):
                 folder = self._workdir / name
-                paths = [folder / "manifest.json", *folder.glob("neighbours_*.npz")]
+                paths = [folder / "manifest.json", *folder.glob("*neighbours_*.npz*")]
                 paths += sorted((folder / "segments").rglob("*.npy"))
                 paths = [path for path in paths if path.exists()]
                 size += sum(path.stat().st_size for path in paths)
@@ -313,6 +353,8 @@ class LivingMemory:
                     for path in paths:
                         path.unlink()
                     shutil.rmtree(folder / "segments", ignore_errors=True)
+                    if folder.exists():
+                        flush_path(folder)
                 except OSError as error:
                     raise CheckpointError(
                         f"{folder}: cannot be removed ({error.strerror}); remove it, as it holds what was deleted"

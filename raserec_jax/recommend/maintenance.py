@@ -1,6 +1,7 @@
 """What launch/update_memory.py does: a few steps on a workdir's memory, each told in words when it is done."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +12,12 @@ from raserec_jax.errors import CheckpointError, ConfigError
 from raserec_jax.recommend.living import LIVE, LivingMemory
 from raserec_jax.recommend.loading import choose_method, open_workdir
 from raserec_jax.recommend.model import Model
+from raserec_jax.recommend.traces import TRAINED_MEMORIES
 from raserec_jax.recommend.updating import read_events
+from raserec_jax.retrieval.memory_bank import MemoryBank
 from raserec_jax.store import verify_store
-from raserec_jax.store.eviction import rows_to_evict
+from raserec_jax.store.changes import checked_label
+from raserec_jax.store.eviction import check_bounds, no_times, rows_to_evict
 
 
 class Wishes(NamedTuple):
@@ -49,8 +53,8 @@ def maintain(workdir: PathLike, wishes: Wishes, *, dry_run: bool = False) -> Ite
       dry_run: only tell; nothing is written. Steps are told as if each were the only one.
 
     Raises:
-      ConfigError: nothing is wished for, or the workdir has no memory.
-      DataError: the interactions cannot be read or taken.
+      ConfigError: nothing is wished for, a bound is out of range, or the workdir has no memory.
+      DataError: an id cannot be one, or the interactions cannot be read or taken.
       CheckpointError: the workdir or its memory is damaged, being written to, or cannot be written.
     """
     if wishes == Wishes(format=wishes.format):
@@ -58,19 +62,27 @@ def maintain(workdir: PathLike, wishes: Wishes, *, dry_run: bool = False) -> Ite
             "nothing to do; give --interactions, --delete_users, --delete_items, --evict_older_than, "
             "--keep_per_user, --keep_newest, --compact, --reencode, --verify or --stats"
         )
+    # Before the first step, as what is done stays done.
+    bounds = {name: getattr(wishes, name) for name in ("older_than", "per_user", "total")}
+    check_bounds(**bounds)
+    for label in wishes.delete_users:
+        checked_label(label, "user")
+    for label in wishes.delete_items:
+        checked_label(label, "item")
     if wishes.verify and wishes == Wishes(format=wishes.format, verify=True):
         yield _verified(workdir)  # also of a memory that cannot be opened
         return
-    living = _opened(workdir, reencode=wishes.reencode and not dry_run)
+    living = _opened(workdir, wishes.reencode, dry_run)
     if wishes.reencode:
         yield "all entries would be encoded again" if dry_run else "all entries were encoded again"
+    if wishes.older_than is not None and living.log.timestamps is None:
+        raise no_times(wishes.older_than)
     if wishes.interactions is not None:
         yield _appended(living, wishes, dry_run)
     if wishes.delete_users or wishes.delete_items:
         yield living.forget(
             wishes.delete_users, wishes.delete_items, compact=wishes.compact, dry_run=dry_run
         ).in_words()
-    bounds = {name: getattr(wishes, name) for name in ("older_than", "per_user", "total")}
     evicting = any(bound is not None for bound in bounds.values())
     if evicting:
         gone = len(rows_to_evict(living.present(), **bounds))
@@ -90,14 +102,16 @@ def maintain(workdir: PathLike, wishes: Wishes, *, dry_run: bool = False) -> Ite
         yield "dry run: nothing was written"
 
 
-def _opened(workdir: PathLike, reencode: bool) -> LivingMemory:
+def _opened(workdir: PathLike, reencode: bool, dry_run: bool) -> LivingMemory:
     opened = open_workdir(workdir)
     method = choose_method(opened)
     if method.reader_params is not None:
         _, opened = opened.best_reader()
     model = Model(opened, method, None)
     living = LivingMemory(model)
-    if reencode:
+    if reencode and dry_run:
+        living.open_for_dry_run()
+    elif reencode:
         living.reencode()
     elif method.scoring != "pretrain" and not living.refresh():
         model.bank = opened.bank()
@@ -115,8 +129,13 @@ def _appended(living: LivingMemory, wishes: Wishes, dry_run: bool) -> str:
 
 def _verified(workdir: PathLike) -> str:
     folder = Path(workdir) / LIVE
-    if not folder.exists():
-        return "nothing to verify: no update yet, the memory is as training left it"
+    if not os.path.lexists(folder):
+        banks = [Path(workdir) / name for name in TRAINED_MEMORIES]
+        banks = [bank for bank in banks if bank.exists()]
+        for bank in banks:
+            MemoryBank.load(bank)
+        left = "verified: no update yet, every file of the memory is as training left it"
+        return left if banks else "nothing to verify: training left no memory"
     problems = verify_store(folder)
     if problems:
         raise CheckpointError("; ".join(problems[:3]))

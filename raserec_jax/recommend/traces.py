@@ -27,7 +27,7 @@ _PLACES = (
     ("results.json", "metrics over all users, no ids", _RETRAIN),
     ("semantic", "texts and vectors of histories and items", f"remove the folder and {_RETRAIN}"),
 )
-_TRAINED_MEMORIES = ("memory", "memory_finetuned")
+TRAINED_MEMORIES = ("memory", "memory_finetuned")
 
 
 class Trace(NamedTuple):
@@ -66,20 +66,27 @@ class Forgotten(NamedTuple):
         return "\n".join(lines)
 
 
-def traces_in(workdir: Path, *, in_log: bool, in_memory: bool) -> tuple[Trace, ...]:
+def traces_in(workdir: Path, *, in_log: bool, in_memory: bool, in_keys: bool) -> tuple[Trace, ...]:
     """What is left in a workdir.
 
     Args:
       in_log: whether the log, from which the model was trained, has any of them.
       in_memory: whether the memory's files are still as before, because it was not compacted.
+      in_keys: whether items are among them, which other entries' histories may have held when they were encoded.
     """
     found = []
     if in_memory:
         found.append(Trace("live", "the entries, hidden but not yet gone", "compact the memory"))
+    if in_keys:
+        found.append(
+            Trace(
+                "live", "keys made from histories that held the items", "encode it again (reencode)"
+            )
+        )
     if in_log:
         found += [
             Trace(name, "the bank and the neighbours that training left", "compact the memory")
-            for name in _TRAINED_MEMORIES
+            for name in TRAINED_MEMORIES
             if (workdir / name / "manifest.json").exists()
         ]
         found += [Trace(*place) for place in _PLACES if (workdir / place[0]).exists()]

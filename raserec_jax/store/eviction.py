@@ -29,10 +29,8 @@ def rows_to_evict(
     if older_than is None and per_user is None and total is None:
         raise ConfigError("evict needs a bound; give older_than, per_user or total")
     if older_than is not None and snapshot.times is None:
-        raise ConfigError(
-            f"older_than={older_than} but the store has no times; evict by per_user or total"
-        )
-    _check_bounds(older_than, per_user, total)
+        raise no_times(older_than)
+    check_bounds(older_than, per_user, total)
     kept = np.flatnonzero(snapshot.alive)
     if older_than is not None:
         kept = kept[snapshot.times[kept] >= older_than]
@@ -45,7 +43,15 @@ def rows_to_evict(
     return np.flatnonzero(gone).astype(np.int32)
 
 
-def _check_bounds(older_than, per_user, total) -> None:
+def no_times(older_than: int | float) -> ConfigError:
+    """What to raise where there are no times to go by."""
+    return ConfigError(
+        f"older_than={older_than} but the store has no times; evict by per_user or total"
+    )
+
+
+def check_bounds(older_than: int | float | None, per_user: int | None, total: int | None) -> None:
+    """Raises ConfigError for a bound that is out of range, whatever the store."""
     number = isinstance(older_than, (int, float, np.integer, np.floating))
     if older_than is not None and not (number and abs(older_than) < 2.0**62):  # which NaN is not
         raise ConfigError(f"older_than={older_than!r:.80}; give a time in the unit of the log")

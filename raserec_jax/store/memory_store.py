@@ -18,6 +18,7 @@ a few times.
 """
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import stat
@@ -253,25 +254,29 @@ class MemoryStore(StoreReader):
             self._put("compact", [], live_columns(self.snapshot), epoch=self._manifest["epoch"] + 1)
             return before - self._disk_bytes()
 
-    def replace_keys(self, keys: Any, encoder_fingerprint: str) -> int:
+    def replace_keys(self, keys: Any, encoder_fingerprint: str, *, without: Any = ()) -> int:
         """Gives every entry a key of another encoder, as one version; readers with the old encoder refuse it.
 
         Args:
           keys: [entries that are there, dim], in the order of their rows; dim may be another.
           encoder_fingerprint: of the new encoder.
+          without: rows that go at the same time, and have no key.
 
         Raises:
           DataError: not one finite key per entry.
         """
         with self.writing():
-            columns = live_columns(self.snapshot)
+            now = self.snapshot
+            alive = now.alive.copy()
+            alive[np.array(without, np.int64)] = False
+            columns = live_columns(dataclasses.replace(now, alive=alive))
             keys = as_vectors(keys, "keys")
-            if len(keys) != int(self.snapshot.alive.sum()):
+            if len(keys) != int(alive.sum()):
                 raise DataError(
-                    f"{len(keys)} keys for {int(self.snapshot.alive.sum())} entries; give one per entry"
+                    f"{len(keys)} keys for {int(alive.sum())} entries; give one per entry"
                 )
             if len(keys):
-                columns["keys"] = plain(keys.astype(self.snapshot.keys.dtype))
+                columns["keys"] = plain(keys.astype(now.keys.dtype))
             changes = {
                 "dim": keys.shape[1],
                 "encoder_fingerprint": encoder_fingerprint,
