@@ -7,6 +7,7 @@ a thread, and serves meanwhile. An index is of one version: a later version is a
 built, so readers of either are not disturbed.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -106,6 +107,13 @@ class GrowingIndex:
     def following(self, bank: MemoryBank, alive: Bool[np.ndarray, " rows"]) -> "GrowingIndex":
         """The index of a later version: the same rows and more, more of them removed. This one stays as it is."""
         training = self._training
+        if training is not None and training.done() and training.exception() is not None:
+            # The old one goes on serving; where it still wants training, that is tried again.
+            reason = " ".join(str(training.exception()).split())
+            logging.getLogger("raserec_jax").warning(
+                "the index could not be trained anew (%.200s); the old one serves on", reason
+            )
+            training = None
         if training is not None and training.done():
             return training.result().following(bank, alive)
         built, rows, absorbed = self._built, self._rows, self.absorbed

@@ -120,6 +120,27 @@ def test_scann_takes_fresh_rows_in_and_is_built_anew_without_the_dead(monkeypatc
         np.testing.assert_array_equal(one.search(queries_of(9), 7).ids, truth.ids)
 
 
+def test_a_training_that_fails_leaves_the_old_index_and_is_tried_again(monkeypatch, caplog):
+    bank = bank_of(300)
+    index = GrowingIndex("scann", bank, np.ones(300, bool), eligibility="all")
+    alive = np.arange(300) % 3 == 0
+    truth = ExactIndex(bank, eligibility="all").hiding(~alive).search(queries_of(9), 7)
+
+    def failing(*arguments, **options):
+        raise MemoryError("no more\nmemory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(growing, "make_searcher", failing)
+        index = index.following(bank, alive)
+        with pytest.raises(MemoryError):
+            index.settled()
+    later = index.following(bank, alive)
+    assert "could not be trained anew (no more memory)" in caplog.text
+    for one in (later, later.settled()):
+        np.testing.assert_array_equal(one.search(queries_of(9), 7).ids, truth.ids)
+    assert later.settled()._built.bank.rows == 100
+
+
 def test_equal_scores_go_to_the_earlier_row():
     draw = np.random.default_rng(0)
     bank = bank_of(90)
