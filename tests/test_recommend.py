@@ -489,6 +489,9 @@ def test_as_of_hides_later_memories(copied):
     # Histories of one item are followed by something at times 100..159, longer ones later.
     early = found.explain(history, as_of=160).memories
     assert {len(memory.history) for memory in early} == {1} and len(times) == log.num_items
+    for wrong in (math.nan, math.inf, True):
+        with pytest.raises(ConfigError, match="as_of=.* is no time; give a number in the unit of"):
+            found.recommend([history], as_of=wrong)
 
 
 # --- what is refused --------------------------------------------------------------------------
@@ -499,6 +502,8 @@ def test_as_of_hides_later_memories(copied):
     [
         ([["i001"]], {"k": 0}, ConfigError, r"k=0 but the catalogue has 30 items; give a k of 1..30"),
         ([["i001"]], {"k": 31}, ConfigError, r"k=31 but the catalogue has 30 items"),
+        ([["i001"]], {"k": True}, ConfigError, r"k=True but the catalogue has 30 items; give a k of"),
+        ([["i001"]] * 2, {"users": "u1"}, DataError, "users='u1' is a single value; give one user per"),
         ([["i001"]], {"as_of": 5}, ConfigError, "as_of=5 needs the rule 'before' but .*=own_earlier"),
         ([["i001"]], {"users": []}, DataError, "0 users for 1 histories; give one user per history"),
         (["i001"], {}, DataError, r"histories\[0\] is 'i001', a single value; give a list of item"),

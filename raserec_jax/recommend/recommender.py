@@ -43,7 +43,7 @@ from raserec_jax.recommend.model import Model, Scored
 from raserec_jax.recommend.recent_items import RecentItems
 from raserec_jax.recommend.scoring import LARGEST_BATCH
 from raserec_jax.recommend.traces import Forgotten
-from raserec_jax.recommend.updating import UpdateReport
+from raserec_jax.recommend.updating import UpdateReport, is_time
 
 MEMORY_ITEMS = 10  # of a memory's history, the last so many are shown
 _AT_THE_END = np.iinfo(np.int32).max  # after every time of the log
@@ -137,7 +137,7 @@ class Recommender:
           One `Recommendations` per history, of `Recommendation`; fewer than k where fewer items are left.
 
         Raises:
-          ConfigError: k outside 1..items, or `as_of` with another eligibility.
+          ConfigError: k outside 1..items, or `as_of` with another eligibility or no number.
           DataError: a history is no list of ids, not one user per history, or no item is allowed.
         """
         asked = self._asked(histories, users, k, as_of, allow, deny)
@@ -257,11 +257,13 @@ class Recommender:
 
     def _asked(self, histories, users, k: int, as_of, allow, deny) -> "_Asked":
         num_items = self.log.num_items
-        if not 1 <= k <= num_items:
+        if not _is_whole(k) or not 1 <= k <= num_items:
             raise ConfigError(
-                f"k={k} but the catalogue has {num_items} items; give a k of 1..{num_items}"
+                f"k={k!r:.80} but the catalogue has {num_items} items; give a k of 1..{num_items}"
             )
         lists = _as_lists(histories)
+        if isinstance(users, (str, bytes)):
+            raise DataError(f"users={users!r:.80} is a single value; give one user per history")
         if users is not None and len(users) != len(lists):
             raise DataError(
                 f"{len(users)} users for {len(lists)} histories; give one user per history"
@@ -311,6 +313,11 @@ class Recommender:
             return None
         if as_of is None:
             return _AT_THE_END
+        if not is_time(as_of):
+            raise ConfigError(
+                f"as_of={as_of!r:.80} is no time; give a number in the unit of the log, such as "
+                f"{self.log.timestamps.max()}"
+            )
         return int(np.searchsorted(memory.times if memory else log_times(self.log), as_of))
 
     def _batches(
@@ -399,6 +406,10 @@ class _Asked(NamedTuple):
     def rows(self, *, known: bool) -> list[int]:
         """Histories with a known item, or those without."""
         return [row for row, items in enumerate(self.items) if bool(len(items)) == known]
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _as_lists(histories: Iterable) -> list[list]:

@@ -12,9 +12,10 @@ Rules:
 - Nothing else is encoded.
 """
 
+import math
 import time as clock
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -102,16 +103,18 @@ def read_events(events: Iterable, log: InteractionLog) -> tuple[list, list, np.n
     return users, items, None if log.timestamps is None else _checked_times(times, log)
 
 
+def is_time(value: Any) -> bool:
+    """Whether it is a finite number."""
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    is_number = is_number and not isinstance(value, bool)
+    return is_number and bool(-math.inf < value < math.inf)
+
+
 def _checked_times(times: list, log: InteractionLog) -> np.ndarray:
     latest, lowest = _latest_time(log), min(0, log.timestamps.min().item())
     whole = log.timestamps.dtype.kind == "i"
     for place, time in enumerate(times):
-        number = isinstance(time, (int, float, np.integer, np.floating)) and not isinstance(
-            time, bool
-        )
-        # An integer is finite, and may be too large for NumPy to be asked.
-        finite = number and (isinstance(time, int) or np.isfinite(time))
-        if not finite or (whole and time != int(time)):
+        if not is_time(time) or (whole and time != int(time)):
             kind = "a whole number" if whole else "a number"
             raise DataError(
                 f"events[{place}]: time is {time!r:.80}, expected {kind} in the log's unit"
