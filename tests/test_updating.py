@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.errors import DataError
 from raserec_jax.recommend.histories import Histories
-from raserec_jax.recommend.updating import plan_update, read_events
+from raserec_jax.recommend.updating import is_time, plan_update, read_events
 from raserec_jax.store import MemoryStore
 from tests.store.rows import quick_folder
 
@@ -159,6 +159,23 @@ def test_without_times_events_follow_in_the_order_given(tmp_path):
     assert Histories(live.log, live.store.snapshot).items_of(0).tolist() == [1, 2, 3, 3, 1]
 
 
+def test_new_users_have_ids_of_the_kind_that_the_log_has(tmp_path):
+    log = InteractionLog.from_columns([7, 7, 8, 8, 8], ["a", "b"] * 2 + ["c"], timestamp=range(5))
+    live = Live(tmp_path / "store", log)
+    live.update([(99, "a", 60), ("100", "a", 60), ("007", "a", 60)])
+    found = Histories(log, live.store.snapshot)
+    assert [found.label_of(user) for user in range(5)] == [7, 8, 99, 100, "007"]
+
+
+def test_an_earlier_version_keeps_the_names_of_users_who_are_forgotten_later(tmp_path):
+    live = Live(tmp_path / "store", log_of())
+    live.update([("new", "i1", 60), ("new", "i2", 61)])
+    before = Histories(live.log, live.store.snapshot)
+    live.store.delete([USERS], [])
+    assert before.label_of(USERS) == "new" and before.user_ids_of(["new"]).tolist() == [USERS]
+    assert Histories(live.log, live.store.snapshot).user_ids_of(["new"]).tolist() == [-1]
+
+
 def test_a_forgotten_user_starts_anew_and_a_removed_item_leaves_its_place(tmp_path):
     live = Live(tmp_path / "store", log_of())
     live.update([("u1", "i5", 60), ("new", "i1", 60), ("new", "i2", 61)])
@@ -209,6 +226,11 @@ def test_what_is_no_event_is_refused_in_one_sentence(event, words):
     with pytest.raises(DataError, match=words) as error:
         read_events([("u1", "i1", 5), event], log_of())
     assert len(str(error.value)) < 400 and "\n" not in str(error.value)
+
+
+def test_times_are_finite_numbers():
+    assert all(map(is_time, (0, -1, 1.5, np.int64(3), np.float32(2), 10**400)))
+    assert not any(map(is_time, ("2020-01-01", None, True, np.nan, np.inf, [160], np.array([1]))))
 
 
 @pytest.mark.parametrize("unit", [1, 10**3, 10**6, 10**9])

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from raserec_jax.data.interactions import InteractionLog
+from raserec_jax.data.labels import canonical_integers
 from raserec_jax.store import Snapshot
 
 UNKNOWN_USER = -1
@@ -39,10 +40,14 @@ class Histories:
         return ids
 
     def label_of(self, user_id: int) -> int | str:
-        """The original id of a user."""
+        """The original id of a user; an integer where those of the log are integers and his is one."""
         if user_id < self.log.num_users:
             return self.log.user_labels[user_id].item()
-        return self.snapshot.labels[user_id]
+        label = self.snapshot.labels[user_id]
+        if self.log.user_labels.dtype.kind != "i":
+            return label
+        integers = canonical_integers(np.array([label]))
+        return label if integers is None else integers[0].item()
 
     def items_of(self, user_id: int) -> np.ndarray:
         """[places] int32, as History."""
