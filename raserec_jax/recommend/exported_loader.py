@@ -69,7 +69,7 @@ class ExportedRecommender:
         self._items = json.loads(files["items.json"])
         self._places = {str(item): place for place, item in enumerate(self._items, start=1)}
         users = json.loads(files["users.json"]) if "users.json" in files else []
-        self._users = {str(user): place for place, user in enumerate(users)}
+        self._users = {str(user): place for place, user in enumerate(users) if user is not None}
         own = {name: _array(files, name) for name in ("popular_ids", "popular_counts")}
         self._popular = list(
             zip(own["popular_ids"].tolist(), own["popular_counts"].tolist(), strict=True)
@@ -95,16 +95,24 @@ class ExportedRecommender:
           allow, deny: ids of the only items to recommend; of items not to recommend.
 
         Raises:
-          ValueError: k is too large, not one user per history, or `as_of` where the rule has no times.
+          ValueError: k is too large, a history or another list is a single value, not one user per history, or
+            `as_of` is no number or the rule has no times.
         """
         most = self.manifest["k"]
         k = most if k is None else k
-        if not 1 <= k <= most:
+        if not isinstance(k, (int, np.integer)) or not 1 <= k <= most:
             raise ValueError(f"k={k}, but the export gives at most {most}; give 1..{most}")
+        histories = list(histories)
+        lists = {f"histories[{row}]": history for row, history in enumerate(histories)}
+        for name, given in {**lists, "users": users, "allow": allow, "deny": deny}.items():
+            if isinstance(given, (str, bytes, int)):
+                raise ValueError(f"{name} is {given!r:.80}, a single value; give a list of ids")
         if users is not None and len(users) != len(histories):
             raise ValueError(f"{len(users)} users for {len(histories)} histories; give one each")
         if as_of is not None and self._times is None:
             raise ValueError(f"as_of={as_of}, but the export's rule has no times; leave it out")
+        if not (as_of is None or isinstance(as_of, (int, float, np.number)) and as_of == as_of):
+            raise ValueError(f"as_of={as_of!r:.80} is no time; give a number in the log's unit")
         time = _AT_THE_END if as_of is None else int(np.searchsorted(self._times, as_of))
         allowed = self._allowed(allow, deny)
         known = [[self._places.get(str(item), 0) for item in history] for history in histories]
@@ -149,7 +157,7 @@ class ExportedRecommender:
     def _allowed(self, allow, deny):
         allowed = np.full(len(self._items) + 1, allow is None)
         for ids, value in ((allow, True), (deny, False)):
-            places = [self._places.get(str(item), 0) for item in ids or ()]
+            places = [self._places.get(str(item), 0) for item in (() if ids is None else ids)]
             allowed[places] = value
         allowed[0] = False
         return allowed

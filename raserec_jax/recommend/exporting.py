@@ -67,12 +67,12 @@ def export_recommender(
     popular = RecentItems(split_log(log, recommender.config.data)).best()
     columns = dict(zip(("popular_ids", "popular_counts"), popular, strict=True)) | arrays
     if recommender.config.memory.eligibility == "before" and model.bank is not None:
-        columns["times"] = np.unique(log.timestamps)
+        columns["times"] = model.memory.times  # also of what came after training
     files = {f"{name}.npy": _npy(column) for name, column in columns.items()}
     files["program.bin"] = bytes(exported.serialize())
     files["items.json"] = json.dumps(log.item_labels[1:].tolist()).encode()
     if with_users:
-        files["users.json"] = json.dumps(log.user_labels.tolist()).encode()
+        files["users.json"] = json.dumps(_user_labels(recommender)).encode()
     files["load.py"] = pathlib.Path(exported_loader.__file__).read_bytes()
     versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "flatbuffers")}
     files["README.md"] = _readme(recommender, k, versions).encode()
@@ -99,6 +99,17 @@ def _require_flatbuffers() -> None:
         raise ConfigError(
             "an export needs flatbuffers, which is not installed; run: pip install 'raserec_jax[export]'"
         ) from None
+
+
+def _user_labels(recommender: Recommender) -> list[int | str | None]:
+    """By user id, also of those whom updates brought; None where somebody was forgotten."""
+    memory = recommender.model.memory
+    labels: list[int | str | None] = recommender.log.user_labels.tolist()
+    if memory is None or memory.snapshot is None:
+        return labels
+    now = memory.snapshot
+    labels += [now.labels.get(user) for user in range(len(labels), now.next_user_id)]
+    return [None if user in now.forgotten_user_ids else one for user, one in enumerate(labels)]
 
 
 def _npy(column: np.ndarray) -> bytes:

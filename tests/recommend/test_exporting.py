@@ -144,6 +144,39 @@ def test_every_scoring_is_exported(copied, tmp_path, scoring):
             exported.recommend(histories, as_of=5)
 
 
+def test_what_came_after_training_is_exported_too(copied, tmp_path):
+    found = Recommender.load(copied)
+    found.update([("new", "i003", 5000), ("new", "i004", 5001), ("new", "i009", 6000)])
+    found.update([("gone", "i003", 5000), ("gone", "i020", 5001)])
+    found.forget("gone")
+    found.forget("u05")
+    folder = exporting.export_recommender(copied, tmp_path / "export", k=5, with_users=True)
+    names = json.loads((folder / "users.json").read_text())
+    assert "new" in names and "u04" in names and not {"u05", "gone"} & set(names)
+    exported = load(folder)
+    answers = []
+    for users in (["new"], ["u05"]):
+        answers.append(found.recommend([["i003"]], 5, users=users))
+        check_same(exported.recommend([["i003"]], users=users), answers[-1])
+    assert answers[0] != answers[1]  # his own moments are hidden from him
+
+
+def test_times_after_training_are_exported_too(copied, tmp_path):
+    config = json.loads((copied / "config.json").read_text())
+    config["memory"]["eligibility"] = "before"
+    (copied / "config.json").write_text(json.dumps(config))
+    found = Recommender.load(copied)
+    found.update([("new", "i003", 5000), ("new", "i004", 5001)])
+    exported = load(exporting.export_recommender(copied, tmp_path / "export", k=5))
+    answers = []
+    for as_of in (5001, 5002):
+        answers.append(found.recommend([["i003"]], 5, as_of=as_of))
+        check_same(exported.recommend([["i003"]], as_of=as_of), answers[-1])
+    assert answers[0] != answers[1]
+    with pytest.raises(ValueError, match="as_of='2020-01-01' is no time; give a number"):
+        exported.recommend([["i003"]], as_of="2020-01-01")
+
+
 @pytest.fixture(scope="module")
 def export(tiny_workdir, tmp_path_factory):
     return raserec_jax.export_recommender(tiny_workdir, tmp_path_factory.mktemp("one") / "export")
@@ -198,6 +231,13 @@ def test_unusable_arguments(export, tiny_workdir, tmp_path):
         exported.recommend([["i001"]], k=11)
     with pytest.raises(ValueError, match="1 users for 2 histories"):
         exported.recommend([["i001"], []], users=["a"])
+    with pytest.raises(ValueError, match=r"histories\[1\] is 'i003', a single value; give a list"):
+        exported.recommend([["i001"], "i003"])
+    for name in ("allow", "deny"):
+        with pytest.raises(ValueError, match=f"{name} is 'i003', a single value; give a list"):
+            exported.recommend([["i001"]], **{name: "i003"})
+    wanted = exported.recommend([["i001"]], allow=["i003", "i004"])
+    assert exported.recommend(iter([["i001"]]), allow=np.array(["i003", "i004"])) == wanted
     with pytest.raises(ConfigError, match="k=31 but the catalogue has 30 items"):
         exporting.export_recommender(tiny_workdir, tmp_path / "new", k=31)
     (tmp_path / "mine.txt").write_text("of somebody")
