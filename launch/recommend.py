@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     from raserec_jax.recommend import Recommender
     from raserec_jax.recommend.files import check_paths, recommend_file, write_cards
 
-    check_paths(_HISTORIES.value, _OUTPUT.value)
+    check_paths(_HISTORIES.value, _OUTPUT.value, _CARDS.value or None)
     asked = {
         "k": _K.value,
         "exclude_seen": _EXCLUDE_SEEN.value,

@@ -15,7 +15,7 @@ import pytest
 
 from raserec_jax.errors import CheckpointError, ConfigError, DataError
 from raserec_jax.recommend import files
-from raserec_jax.recommend.files import FileReport, recommend_file
+from raserec_jax.recommend.files import FileReport, check_paths, recommend_file, write_cards
 from raserec_jax.training.reevaluate import reevaluate
 from tests import tiny_workdir as tiny
 from tests.tiny_workdir import copied, recommender, tiny_workdir  # noqa: F401
@@ -184,6 +184,24 @@ def test_a_broken_line_leaves_nothing_written(recommender, histories, tmp_path, 
     assert output.read_text() == "of yesterday"
 
 
+@pytest.mark.parametrize(
+    "line", ['{"user_id": 1, "history": ["gone"]}', '{"user_id": "a\\tb", "history": ["i003"]}']
+)
+def test_no_mistake_at_the_end_costs_the_work_before_it(recommender, tmp_path, monkeypatch, line):
+    given = tmp_path / "in.jsonl"
+    given.write_text('{"user_id": 1, "history": ["i003"]}\n' * 5 + line)
+    monkeypatch.setattr(files, "HISTORIES_AT_ONCE", 2)
+    monkeypatch.setattr(recommender, "recommend", None)  # nothing is asked for
+    with pytest.raises(DataError, match="line 6: unknown item 'gone'|holds a tab"):
+        recommend_file(recommender, given, tmp_path / "out.tsv", strict=True)
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe: is no regular file, which is read more than once"):
+        check_paths(tmp_path / "pipe", tmp_path / "out.tsv")
+
+
 def test_unknown_items_are_an_error_if_strict(recommender, histories, tmp_path):
     with pytest.raises(
         DataError, match=r"histories\.tsv, line 3: unknown item 'gone', expected ids of"
@@ -214,6 +232,23 @@ def test_unusable_outputs(recommender, histories, tmp_path, name, error, message
     (tmp_path / "folder.tsv").mkdir()
     with pytest.raises(error, match=message):
         recommend_file(recommender, histories, tmp_path / name)
+    assert histories.read_text() == HISTORIES
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("none/why.html", DataError, "--cards=.*: there is no folder .*none; give a file in a folder"),
+        ("histories.tsv", ConfigError, "--cards=.*: is the file of histories; give another name"),
+        ("./out.tsv", ConfigError, "--cards=.*: is the --output too; give another name"),
+    ],
+)  # fmt: skip
+def test_unusable_cards(recommender, histories, tmp_path, name, error, message):
+    with pytest.raises(error, match=message):
+        check_paths(histories, tmp_path / "out.tsv", f"{tmp_path}/{name}")
+    if name != "./out.tsv":
+        with pytest.raises(error, match=message):
+            write_cards(recommender, histories, tmp_path / name)
     assert histories.read_text() == HISTORIES
 
 

@@ -11,5 +11,6 @@ def read_ids(path: PathLike) -> list[str]:
     Raises:
       DataError: the file is missing, empty, or no text.
     """
-    lines = (block.content.decode("utf-8").split("\n") for block in text_blocks(path))
+    blocks = text_blocks(path, expected="one id per line; leave the list out if there is none")
+    lines = (block.content.decode("utf-8").split("\n") for block in blocks)
     return [line.strip() for line in itertools.chain.from_iterable(lines) if line.strip()]

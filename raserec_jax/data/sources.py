@@ -41,7 +41,11 @@ class TextBlock(NamedTuple):
 
 
 def text_blocks(
-    path: PathLike, *, latin1_dat: bool = False, tell: Callable[[int], object] | None = None
+    path: PathLike,
+    *,
+    latin1_dat: bool = False,
+    tell: Callable[[int], object] | None = None,
+    expected: str = "a header line and rows below it",
 ) -> Iterator[TextBlock]:
     """Reads a text file, gzipped or not (told by its content, not its name).
 
@@ -49,6 +53,7 @@ def text_blocks(
       path: the file.
       latin1_dat: take text that is not UTF-8 as Latin-1 where fields are separated by "::", as MovieLens has it.
       tell: called with the bytes of the file, as it lies on the disk, that are read so far.
+      expected: what the message about an empty file asks for.
 
     Returns:
       An iterator over the file's lines without empty ones at its end; at least one block.
@@ -83,7 +88,7 @@ def text_blocks(
         started = True
         yield TextBlock(first, kept)
     if not started:
-        raise DataError(f"{path}: empty file; expected a header line and rows below it")
+        raise DataError(f"{path}: empty file; expected {expected}")
 
 
 def at_line(path: PathLike, line: int) -> str:

@@ -18,11 +18,12 @@ import numpy as np
 from raserec_jax import __version__
 from raserec_jax.data.histories import place_of, read_histories
 from raserec_jax.data.history_rows import HistoryRow
+from raserec_jax.data.interactions import InteractionLog
 from raserec_jax.data.sources import PathLike, shown
 from raserec_jax.data.storage import write_file
 from raserec_jax.errors import ConfigError, DataError
 from raserec_jax.recommend.cards import cards_page
-from raserec_jax.recommend.output_formats import FORMATS, output_format
+from raserec_jax.recommend.output_formats import FORMATS, id_cell, output_format
 from raserec_jax.recommend.recommender import Recommender
 from raserec_jax.recommend.resumable import ResumableFile
 
@@ -63,12 +64,16 @@ class FileReport(NamedTuple):
         return "\n".join(lines)
 
 
-def check_paths(histories: PathLike, output: PathLike) -> None:
+def check_paths(histories: PathLike, output: PathLike, cards: PathLike | None = None) -> None:
     """Refuses, before a model is loaded, what can be told from the paths and the file's first row.
 
+    Args:
+      cards: the page that `write_cards` is to write, if any.
+
     Raises:
-      DataError: as `read_histories`, or the output's folder does not exist.
-      ConfigError: the output's name has another ending than FORMATS, or it is the file of histories.
+      DataError: as `read_histories`, or the histories come through a pipe, or the folder of what is to be written
+        does not exist.
+      ConfigError: the output's name has another ending than FORMATS, or two of the files are one.
     """
     output = pathlib.Path(output)
     if output.suffix not in FORMATS:
@@ -76,12 +81,24 @@ def check_paths(histories: PathLike, output: PathLike) -> None:
             f"--output={output}: expected a name that ends in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}; "
             "the ending decides the format"
         )
+    if os.path.exists(histories) and not (os.path.isfile(histories) or os.path.isdir(histories)):
+        raise DataError(
+            f"{histories}: is no regular file, which is read more than once; write the histories to a file first"
+        )
     read_histories(histories)
-    if output.is_dir() or not output.parent.is_dir():
-        problem = "is a folder" if output.is_dir() else f"there is no folder {output.parent}"
-        raise DataError(f"--output={output}: {problem}; give a file in a folder that exists")
-    if output.exists() and os.path.samefile(histories, output):
-        raise ConfigError(f"--output={output}: is the file of histories; give another name")
+    _check_new("--output", output, histories)
+    if cards is not None:
+        _check_new("--cards", pathlib.Path(cards), histories)
+        if os.path.realpath(cards) == os.path.realpath(output):
+            raise ConfigError(f"--cards={cards}: is the --output too; give another name")
+
+
+def _check_new(flag: str, path: pathlib.Path, histories: PathLike) -> None:
+    if path.is_dir() or not path.parent.is_dir():
+        problem = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise DataError(f"{flag}={path}: {problem}; give a file in a folder that exists")
+    if path.exists() and os.path.samefile(histories, path):
+        raise ConfigError(f"{flag}={path}: is the file of histories; give another name")
 
 
 def recommend_file(
@@ -117,7 +134,8 @@ def recommend_file(
       ConfigError: k is above the number of items, or as `check_paths`.
     """
     check_paths(histories, output)
-    total, integer_users = _survey(histories)
+    as_tsv = pathlib.Path(output).suffix == ".tsv"
+    total, integer_users = _survey(histories, recommender.log if strict else None, as_tsv)
     asked = {
         "k": k,
         "exclude_seen": exclude_seen,
@@ -143,8 +161,6 @@ def recommend_file(
                 batch = list(itertools.islice(rows, HISTORIES_AT_ONCE))
                 if not batch:
                     break
-                if strict:
-                    _refuse_unknown(recommender, histories, batch)
                 ask = recommender.explain_many if explain else recommender.recommend
                 users = [row.user_id for row in batch]
                 answers = ask([row.items for row in batch], users=users, **asked, **reasons)
@@ -179,8 +195,10 @@ def write_cards(
       show_users, asked: as `Recommender.explain_many`.
 
     Raises:
-      DataError, ConfigError: as `read_histories` and `Recommender.recommend`, or the page cannot be written.
+      DataError, ConfigError: as `read_histories` and `Recommender.recommend`, or the page cannot be written, or is
+        the file of histories.
     """
+    _check_new("--cards", pathlib.Path(output), histories)
     rows = list(itertools.islice(read_histories(histories), count))
     users = [row.user_id for row in rows]
     answers = recommender.explain_many(
@@ -191,12 +209,25 @@ def write_cards(
     write_file(output, page.encode("utf-8"))
 
 
-def _survey(histories: PathLike) -> tuple[int, bool]:
-    """(number of histories, whether all users are integers); reads and checks the whole file."""
+def _survey(
+    histories: PathLike, strict_log: InteractionLog | None, as_tsv: bool
+) -> tuple[int, bool]:
+    """(number of histories, whether all users are integers); reads and checks the whole file.
+
+    Args:
+      strict_log: which must have every item.
+      as_tsv: whether the users must be such as a TSV file can hold.
+    """
     count, integers = 0, True
-    for row in read_histories(histories):
-        count += 1
-        integers = integers and isinstance(row.user_id, int) and abs(row.user_id) < 2**63
+    rows = read_histories(histories)
+    while batch := list(itertools.islice(rows, HISTORIES_AT_ONCE)):
+        count += len(batch)
+        for row in batch:
+            integers = integers and isinstance(row.user_id, int) and abs(row.user_id) < 2**63
+            if as_tsv:
+                id_cell(row.user_id)
+        if strict_log is not None:
+            _refuse_unknown(strict_log, histories, batch)
     return count, integers
 
 
@@ -208,9 +239,9 @@ def _task(recommender: Recommender, histories: PathLike, settings: list) -> str:
     return hashlib.sha256(json.dumps([*named, *settings]).encode()).hexdigest()
 
 
-def _refuse_unknown(recommender: Recommender, path: PathLike, batch: list[HistoryRow]) -> None:
+def _refuse_unknown(log: InteractionLog, path: PathLike, batch: list[HistoryRow]) -> None:
     for row in batch:
-        unknown = np.flatnonzero(recommender.log.item_ids_of(row.items) == 0)
+        unknown = np.flatnonzero(log.item_ids_of(row.items) == 0)
         if unknown.size:
             raise DataError(
                 f"{place_of(path, row)}: unknown item {shown(str(row.items[unknown[0]]))}, expected ids of the "

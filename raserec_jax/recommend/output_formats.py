@@ -117,7 +117,7 @@ def _cell(name: str, value: Any) -> str:
         return format(value, _DIGITS[name])
     if isinstance(value, bool):
         return str(int(value))
-    return _id_cell(value) if name in ("user_id", "item_id") else _text(str(value or ""))
+    return id_cell(value) if name in ("user_id", "item_id") else _text(str(value or ""))
 
 
 def _memories_text(answer: Explanation) -> str:
@@ -139,7 +139,12 @@ def _text(text: str) -> str:
     return " ".join(text.split())
 
 
-def _id_cell(value: int | str) -> str:
+def id_cell(value: int | str) -> str:
+    """An id as TSV has it.
+
+    Raises:
+      DataError: it holds a tab or a line break.
+    """
     text = str(value)
     if any(character in text for character in "\t\r\n"):
         raise DataError(
