@@ -160,6 +160,7 @@ def test_the_steps_of_maintenance(copied, tmp_path):
     lines = list(maintain(copied, everything, dry_run=True))
     assert "3 events taken, 2 entries added, 1 new users" in lines[0]
     assert "1 events of items" in lines[0] and "dry run" in lines[-1]
+    assert "the files would be written anew, without what was removed" in lines
     assert bytes_of(copied) == before
     lines = "\n".join(maintain(copied, everything))
     for words in ("3 events taken", "1 users and 1 items removed", "evicted", "verified: every"):
@@ -178,6 +179,19 @@ def test_the_steps_of_maintenance(copied, tmp_path):
         list(maintain(copied, Wishes(verify=True)))
     with pytest.raises(ConfigError, match="nothing to do"):
         list(maintain(copied, Wishes()))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("user_id\titem_id\nu01\ti003\n", "has no column of times but the log has them; add one"),
+        ("user_id\titem_id\ttimestamp\nu01\ti003\t-4\n", "of user 'u01': time is -4, expected 0"),
+    ],
+)
+def test_a_file_that_cannot_be_taken_is_named(copied, tmp_path, content, words):
+    (tmp_path / "hour.tsv").write_text(content)
+    with pytest.raises(DataError, match=rf"hour\.tsv: .*{words}"):
+        list(maintain(copied, Wishes(interactions=tmp_path / "hour.tsv")))
 
 
 def test_reencode_gives_every_entry_the_key_of_its_history(copied):

@@ -241,3 +241,8 @@ def test_the_far_future_is_refused_in_the_unit_of_the_log(unit):
     read_events([("a", "x", 17 * 10**8 * unit)], log)
     with pytest.raises(DataError, match="at most a year from now"):
         read_events([("a", "x", 10**10 * unit)], log)
+    for another in (5, 17 * 10**8 * unit // 1000):
+        with pytest.raises(
+            DataError, match=r"of user 'a': time is .*, in the unit of the log, whose"
+        ):
+            read_events([("a", "x", another)], log)

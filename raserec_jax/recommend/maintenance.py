@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from raserec_jax.data.readers import read_interactions
 from raserec_jax.data.storage import PathLike
-from raserec_jax.errors import CheckpointError, ConfigError
+from raserec_jax.errors import CheckpointError, ConfigError, DataError
 from raserec_jax.recommend.living import LIVE, LivingMemory
 from raserec_jax.recommend.loading import choose_method, open_workdir
 from raserec_jax.recommend.model import Model
@@ -90,7 +90,9 @@ def maintain(workdir: PathLike, wishes: Wishes, *, dry_run: bool = False) -> Ite
             gone = living.evict(**bounds).entries
         yield f"{gone:,} entries evicted"
     deleting = bool(wishes.delete_users or wishes.delete_items)  # which has compacted already
-    if wishes.compact and not dry_run and (evicting or not deleting):
+    if wishes.compact and dry_run:
+        yield "the files would be written anew, without what was removed"
+    elif wishes.compact and (evicting or not deleting):
         yield f"compacted, {max(living.compact(), 0):,} bytes given back"
     if wishes.verify:
         yield _verified(workdir)
@@ -122,8 +124,16 @@ def _appended(living: LivingMemory, wishes: Wishes, dry_run: bool) -> str:
     given = read_interactions(wishes.interactions, format=wishes.format)
     users = given.user_labels[given.user_ids].tolist()
     items = given.item_labels[given.item_ids].tolist()
+    if given.timestamps is None and living.log.timestamps is not None:
+        raise DataError(
+            f"{wishes.interactions}: has no column of times but the log has them; add one, timestamp, in the log's "
+            f"unit, such as {living.log.timestamps.max()}"
+        )
     times = [None] * len(users) if given.timestamps is None else given.timestamps.tolist()
-    columns = read_events(zip(users, items, times, strict=True), living.log)
+    try:
+        columns = read_events(zip(users, items, times, strict=True), living.log)
+    except DataError as error:
+        raise DataError(f"{wishes.interactions}: {error}") from None
     return living.update_columns(*columns, dry_run=dry_run).in_words()
 
 

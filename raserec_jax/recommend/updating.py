@@ -90,7 +90,7 @@ def read_events(events: Iterable, log: InteractionLog) -> tuple[list, list, np.n
 
     Raises:
       DataError: not triples, an id that cannot be one, or a time that is missing, not finite, negative where the log's
-        are not, or more than a year in the future.
+        are not, of another unit, or more than a year in the future.
     """
     users, items, times = [], [], []
     for place, event in enumerate(events):
@@ -100,7 +100,7 @@ def read_events(events: Iterable, log: InteractionLog) -> tuple[list, list, np.n
         users.append(checked_label(user, f"events[{place}]: user"))
         items.append(checked_label(item, f"events[{place}]: item"))
         times.append(time)
-    return users, items, None if log.timestamps is None else _checked_times(times, log)
+    return users, items, None if log.timestamps is None else _checked_times(times, users, log)
 
 
 def is_time(value: Any) -> bool:
@@ -110,22 +110,30 @@ def is_time(value: Any) -> bool:
     return is_number and bool(-math.inf < value < math.inf)
 
 
-def _checked_times(times: list, log: InteractionLog) -> np.ndarray:
-    latest, lowest = _latest_time(log), min(0, log.timestamps.min().item())
+def _checked_times(times: list, users: list, log: InteractionLog) -> np.ndarray:
+    latest, lowest = _latest_time(log), _lowest_time(log)
     whole = log.timestamps.dtype.kind == "i"
     for place, time in enumerate(times):
         if not is_time(time) or (whole and time != int(time)):
             kind = "a whole number" if whole else "a number"
             raise DataError(
-                f"events[{place}]: time is {time!r:.80}, expected {kind} in the log's unit"
+                f"events[{place}], of user {users[place]!r:.40}: time is {time!r:.80}, expected {kind} in the log's "
+                "unit"
             )
         if not lowest <= time <= latest:
             given = f"{time!r:.80}" if abs(time) < 2**64 else f"beyond {'-' * (time < 0)}2^64"
             raise DataError(
-                f"events[{place}]: time is {given}, expected {lowest}..{latest} (at most a year from now, in the "
-                "unit of the log); correct it, as it would come after everything that follows"
+                f"events[{place}], of user {users[place]!r:.40}: time is {given}, expected {lowest}..{latest} (at "
+                f"most a year from now, in the unit of the log, whose last is {log.timestamps.max()}); correct it"
             )
     return np.array(times, log.timestamps.dtype)
+
+
+def _lowest_time(log: InteractionLog) -> int | float:
+    """0, or what the log has below; where its times are since 1970, the least that is so in its unit."""
+    first = log.timestamps.min().item()
+    least = LEAST_UNIX_TIME * units_per_second(log.timestamps.max().item())
+    return least if first >= least else min(0, first)
 
 
 def _latest_time(log: InteractionLog) -> int:
