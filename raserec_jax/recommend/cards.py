@@ -129,4 +129,4 @@ def _time(time: int | float) -> str:
         if _SECONDS[0] <= time / per_second <= _SECONDS[1]:
             moment = datetime.datetime.fromtimestamp(time / per_second, datetime.UTC)
             return f"{moment:%Y-%m-%d}"
-    return f"time {time:g}"
+    return f"time {time}"

@@ -121,7 +121,12 @@ def test_whose_a_memory_is_is_shown_only_if_asked_for(recommender):
 
 @pytest.mark.parametrize(
     ("time", "words"),
-    [(1388534400, "2014-01-01"), (1388534400_500, "2014-01-01"), (12, "time 12"), (None, None)],
+    [
+        (1388534400, "2014-01-01"),
+        (1388534400_500, "2014-01-01"),
+        (20240131, "time 20240131"),
+        (None, None),
+    ],
 )
 def test_times_are_dates_where_they_can_be(time, words):
     page = explanation("a", time=time).to_html()
