@@ -210,6 +210,19 @@ def test_unknown_items_are_an_error_if_strict(recommender, histories, tmp_path):
     assert os.listdir(tmp_path) == ["histories.tsv"]
 
 
+def test_lists_of_items_are_lists(recommender, histories, tmp_path):
+    for name in ("allow", "deny"):
+        with pytest.raises(
+            DataError, match=f"{name}='i003' is a single value; give a list of item"
+        ):
+            recommend_file(recommender, histories, tmp_path / "out.tsv", **{name: "i003"})
+    found = []
+    for deny in (["i005", "i030"], np.array([b"i030", b"i005"])):
+        recommend_file(recommender, histories, tmp_path / "out.tsv", k=30, deny=deny)
+        found.append({row["item_id"] for row in table(tmp_path / "out.tsv")})
+    assert found[0] == found[1] and not {"i005", "i030"} & found[0]
+
+
 def test_ids_that_tsv_cannot_hold(recommender, tmp_path):
     given = tmp_path / "in.jsonl"
     given.write_text('{"user_id": "a\\tb", "history": ["i003"]}')

@@ -286,6 +286,23 @@ def test_allow_and_deny_leave_the_best_of_the_rest(recommender):
             assert [one.score for one in found] == [scores[item] for item in expected]
 
 
+class Relabelled(list):
+    """Like a column of pandas that was sorted: a number finds by label, not by place."""
+
+    def __getitem__(self, label):
+        return super().__getitem__(-1 - label)
+
+
+def test_users_belong_to_histories_by_their_places(recommender):
+    log = recommender.log
+    own = [log.labels_of(log.items_of(user)[:-2]).tolist() for user in range(9)]
+    users = log.user_labels[:9].tolist()
+    assert recommender.recommend(own, users=Relabelled(users)) == recommender.recommend(
+        own, users=users
+    )
+    assert recommender.recommend(own, users=users[::-1]) != recommender.recommend(own, users=users)
+
+
 # --- batches and threads ----------------------------------------------------------------------
 
 

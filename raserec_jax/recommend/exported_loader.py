@@ -107,6 +107,7 @@ class ExportedRecommender:
         for name, given in {**lists, "users": users, "allow": allow, "deny": deny}.items():
             if isinstance(given, (str, bytes, int)):
                 raise ValueError(f"{name} is {given!r:.80}, a single value; give a list of ids")
+        users = None if users is None else list(users)  # a column of pandas finds by its labels
         if users is not None and len(users) != len(histories):
             raise ValueError(f"{len(users)} users for {len(histories)} histories; give one each")
         if as_of is not None and self._times is None:

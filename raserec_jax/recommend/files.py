@@ -19,6 +19,7 @@ from raserec_jax import __version__
 from raserec_jax.data.histories import place_of, read_histories
 from raserec_jax.data.history_rows import HistoryRow
 from raserec_jax.data.interactions import InteractionLog
+from raserec_jax.data.labels import as_names
 from raserec_jax.data.sources import PathLike, shown
 from raserec_jax.data.storage import write_file
 from raserec_jax.errors import ConfigError, DataError
@@ -139,8 +140,8 @@ def recommend_file(
     asked = {
         "k": k,
         "exclude_seen": exclude_seen,
-        "allow": None if allow is None else sorted(map(str, allow)),
-        "deny": None if deny is None else sorted(map(str, deny)),
+        "allow": _sorted_ids("allow", allow),
+        "deny": _sorted_ids("deny", deny),
     }
     reasons = {"show_users": show_users} if explain else {}
     form = output_format(
@@ -207,6 +208,12 @@ def write_cards(
     names = [f"User {user}" for user in users]
     page = cards_page("Why these items", zip(names, answers, strict=True))
     write_file(output, page.encode("utf-8"))
+
+
+def _sorted_ids(name: str, ids: Iterable | None) -> list[str] | None:
+    if isinstance(ids, (str, bytes)):
+        raise DataError(f"{name}={ids!r:.80} is a single value; give a list of item ids")
+    return None if ids is None else sorted(as_names(list(ids), "item").tolist())
 
 
 def _survey(

@@ -264,6 +264,7 @@ class Recommender:
         lists = _as_lists(histories)
         if isinstance(users, (str, bytes)):
             raise DataError(f"users={users!r:.80} is a single value; give one user per history")
+        users = None if users is None else list(users)  # a column of pandas finds by its labels
         if users is not None and len(users) != len(lists):
             raise DataError(
                 f"{len(users)} users for {len(lists)} histories; give one user per history"
