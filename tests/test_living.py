@@ -143,6 +143,25 @@ def test_save_makes_a_workdir_of_its_own(copied, tmp_path):
         again.save(tmp_path / "updated")
 
 
+def test_the_process_may_change_its_folder_and_a_workdir_that_is_gone_is_told(
+    copied, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(copied.parent)
+    recommender = Recommender.load(copied.name)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recommender.update(NEW)
+    assert (copied / "live" / "manifest.json").exists()
+    recommender.save(tmp_path / "saved")
+    assert Recommender.load(tmp_path / "saved").recommend(ASKED, 5) == recommender.recommend(
+        ASKED, 5
+    )
+    os.rename(copied, tmp_path / "moved")
+    with pytest.raises(CheckpointError, match="has no config.json any more, so it cannot be saved"):
+        recommender.save(tmp_path / "again")
+    assert not (tmp_path / "again").exists() and os.listdir(tmp_path / "elsewhere") == []
+
+
 def test_the_steps_of_maintenance(copied, tmp_path):
     file = tmp_path / "hour.tsv"
     rows = [f"{user}\t{item}\t{time}" for user, item, time in [*NEW, ("u02", "strange", 9)]]

@@ -39,7 +39,8 @@ class LivingMemory:
 
     def __init__(self, model: Model):
         self._model = model
-        self._workdir = model.workdir.folder
+        # The process may change its folder.
+        self._workdir = Path(os.path.abspath(model.workdir.folder))
         self._lock = threading.RLock()
         self._opened: MemoryStore | None = None
 
@@ -189,6 +190,11 @@ class LivingMemory:
         folder = Path(os.path.abspath(folder))
         if folder.exists():
             raise CheckpointError(f"{folder}: exists already; give the name of a new folder")
+        gone = [name for name in _COPIED if not (self._workdir / name).exists()]
+        if gone:
+            raise CheckpointError(
+                f"{self._workdir}: has no {gone[0]} any more, so it cannot be saved; restore it from a copy"
+            )
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

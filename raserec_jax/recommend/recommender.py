@@ -251,7 +251,7 @@ class Recommender:
         """Writes a workdir that `load` reads: model, log and the memory as it is now, without what was removed.
 
         Raises:
-          CheckpointError: the folder exists, or cannot be written.
+          CheckpointError: the folder exists, or cannot be written, or the workdir is gone.
         """
         self._living.save(folder)
 
