@@ -95,8 +95,8 @@ class ExportedRecommender:
           allow, deny: ids of the only items to recommend; of items not to recommend.
 
         Raises:
-          ValueError: k is too large, a history or another list is a single value, not one user per history, or
-            `as_of` is no number or the rule has no times.
+          ValueError: k is too large, a history or another list is a single value, not one user per history or the
+            export holds none, or `as_of` is no number or the rule has no times.
         """
         most = self.manifest["k"]
         k = most if k is None else k
@@ -110,6 +110,10 @@ class ExportedRecommender:
         users = None if users is None else list(users)  # a column of pandas finds by its labels
         if users is not None and len(users) != len(histories):
             raise ValueError(f"{len(users)} users for {len(histories)} histories; give one each")
+        if users is not None and "users.json" not in self.manifest["files"]:
+            raise ValueError(
+                "users are given, but the export holds none; leave them out or export with_users"
+            )
         if as_of is not None and self._times is None:
             raise ValueError(f"as_of={as_of}, but the export's rule has no times; leave it out")
         if not (as_of is None or isinstance(as_of, (int, float, np.number)) and as_of == as_of):

@@ -231,6 +231,8 @@ def test_unusable_arguments(export, tiny_workdir, tmp_path):
         exported.recommend([["i001"]], k=11)
     with pytest.raises(ValueError, match="1 users for 2 histories"):
         exported.recommend([["i001"], []], users=["a"])
+    with pytest.raises(ValueError, match="users are given, but the export holds none; leave them"):
+        exported.recommend([["i001"]], users=["u01"])
     with pytest.raises(ValueError, match=r"histories\[1\] is 'i003', a single value; give a list"):
         exported.recommend([["i001"], "i003"])
     for name in ("allow", "deny"):
