@@ -34,7 +34,7 @@ What a set is and what it changes of the generic settings (5-core, 50 items, dro
                         it out). As all of MovieLens: 200 items, dropout .25, 1,024 targets a step, at most 40
                         epochs, exact search, a smaller grid of mixtures. Times are seconds. No figures yet.
     movielens_100k      943 users, 1,349 films, 99,287 ratings (5-core), comes with the installation. As
-                        ml_latest_small, cut to 7 epochs and 2 of stage 2: it is the quickstart.
+                        ml_latest_small, cut to 20 epochs and 2 of stage 2: it is the quickstart.
 """
 
 from raserec_jax import presets

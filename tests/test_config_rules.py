@@ -44,7 +44,9 @@ def test_what_sets_change(preset):
 
 
 def test_only_the_quickstart_is_cut_short():
-    assert presets.raserec("movielens_100k").pretrain.stopping.epochs == 7
+    assert presets.raserec("movielens_100k").pretrain.stopping.epochs == 20
+    assert presets.raserec("movielens_100k").finetune.stopping.epochs == 2
+    assert presets.sra_cl("movielens_100k").pretrain.stopping.epochs == 7
     assert presets.raserec("ml_latest_small").pretrain.stopping.epochs == 40
     assert presets.raserec_published("movielens_100k").pretrain.stopping.epochs == 50
 
