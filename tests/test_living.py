@@ -130,7 +130,9 @@ def test_threads_read_whole_versions_beside_a_writer(copied):
 
 def test_save_makes_a_workdir_of_its_own(copied, tmp_path):
     recommender = Recommender.load(copied)
+    copied.chmod(0o755)
     recommender.save(tmp_path / "as trained")
+    assert (tmp_path / "as trained").stat().st_mode & 0o777 == 0o755
     recommender.update(NEW)
     expected = recommender.recommend(ASKED, 5)
     recommender.save(tmp_path / "updated")

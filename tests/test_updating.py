@@ -228,6 +228,11 @@ def test_what_is_no_event_is_refused_in_one_sentence(event, words):
     assert len(str(error.value)) < 400 and "\n" not in str(error.value)
 
 
+def test_events_that_are_a_text_are_refused():
+    with pytest.raises(DataError, match="events are 'u1'; give a list"):
+        read_events("u1", log_of())
+
+
 def test_times_are_finite_numbers():
     assert all(map(is_time, (0, -1, 1.5, np.int64(3), np.float32(2), 10**400)))
     assert not any(map(is_time, ("2020-01-01", None, True, np.nan, np.inf, [160], np.array([1]))))

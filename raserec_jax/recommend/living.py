@@ -208,6 +208,7 @@ class LivingMemory:
                     else:
                         memory = self._model.workdir.memory_folder
                         _copy(self._workdir / memory, made / memory)
+                made.chmod(self._workdir.stat().st_mode & 0o777)  # mkdtemp lets nobody else read
                 os.rename(made, folder)
                 flush_path(folder.parent)
             finally:

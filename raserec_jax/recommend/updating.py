@@ -93,6 +93,8 @@ def read_events(events: Iterable, log: InteractionLog) -> tuple[list, list, np.n
         are not, of another unit, or more than a year in the future.
     """
     users, items, times = [], [], []
+    if isinstance(events, (str, bytes)) or not isinstance(events, Iterable):
+        raise DataError(f"events are {events!r:.80}; give a list of (user, item, time)")
     for place, event in enumerate(events):
         if isinstance(event, (str, bytes)) or not hasattr(event, "__len__") or len(event) != 3:
             raise DataError(f"events[{place}] is {event!r:.80}; give (user, item, time)")

@@ -28,7 +28,7 @@ from raserec_jax.studies.outcome import Outcome, read_outcome, summarize
 from raserec_jax.studies.page import write_study_report
 from raserec_jax.studies.study import Study, Variant
 from raserec_jax.studies.tables import study_csv
-from raserec_jax.training.pipeline import read_data, train
+from raserec_jax.training.pipeline import check_times, read_data, train
 from raserec_jax.training.semantic_stage import uses_semantics
 from raserec_jax.training.signals import interruptible
 from raserec_jax.training.workdir import plain
@@ -73,6 +73,8 @@ def run_study(
     configs = {one.name: varied(config, one, workdir) for one in study.variants}
     if log is None:
         log, item_text = read_data(config)
+    for one in configs.values():
+        check_times(one, log)
     base = config.semantic.folder or workdir / "semantic"
     ask_models(study, configs, base, workdir, log, item_text)
     outcomes: dict[str, list[Outcome]] = {}

@@ -16,7 +16,7 @@ from raserec_jax.data.item_text import ItemText
 from raserec_jax.data.preparation import read_filtered
 from raserec_jax.data.splits import split_log
 from raserec_jax.distributed import agreed, by_writer, process_count, stop_agreed
-from raserec_jax.errors import ConfigError, Interrupted
+from raserec_jax.errors import ConfigError, DataError, Interrupted
 from raserec_jax.mesh import default_devices, mesh_of
 from raserec_jax.metric_writer import MetricWriter
 from raserec_jax.training import workdir as wd
@@ -87,6 +87,7 @@ def train(
     mesh = mesh_of(config)
     if log is None:
         log, item_text = read_data(config)
+    check_times(config, log)
     if process_count() > 1:
         told = json.dumps([wd.identity(config, log), list(stages)], sort_keys=True)
         agreed("configuration", told, "configuration, other stages or other data")
@@ -115,7 +116,30 @@ def plan(config, log: InteractionLog | None = None) -> str:
     presets.check_config(config)
     mesh = mesh_of(config)
     log = read_data(config)[0] if log is None else log
+    check_times(config, log)
     return dry_run(config, split_log(log, config.data), mesh)
+
+
+def check_times(config, log: InteractionLog) -> None:
+    """Refuses, before anything is trained or written, what a log without times cannot give.
+
+    Raises:
+      DataError: the log has no times, and the configuration goes by them.
+    """
+    if log.timestamps is not None:
+        return
+    memory, wants = config.memory, None
+    if config.data.split == "global_time":
+        wants, way_out = "data.split=global_time", "data.split=leave_one_out"
+    elif memory.eligibility == "before":
+        wants, way_out = "memory.eligibility=before", "memory.eligibility=own_earlier"
+    elif memory.newest_share < 1.0:
+        wants, way_out = f"memory.newest_share={memory.newest_share}", "memory.newest_share=1"
+    if wants:
+        raise DataError(
+            f"config.{wants} needs times but {log.name} has none; give it a timestamp column or set "
+            f"--config.{way_out}"
+        )
 
 
 def _train(config, log, item_text, folder: Path, stages: Sequence[str], tools: dict) -> Run:

@@ -1,5 +1,6 @@
 """train() as a whole, on a small generated log: contracts of the workdir, reuse, refusals."""
 
+import dataclasses
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raserec_jax.errors import ConfigError
+from raserec_jax.errors import ConfigError, DataError
 from raserec_jax.evaluation.metrics import metrics_from_ranks
 from raserec_jax.retrieval.eligibility import Queries, audit
 from raserec_jax.retrieval.exact import ExactIndex
@@ -126,6 +127,23 @@ def test_another_configuration_is_refused(tiny_workdir):
 def test_unknown_stage_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="--stages has fintune; use some of semantic, pretrain"):
         train(tiny_config(), generated_log(), tmp_path, stages=("fintune",))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"memory.newest_share": 0.5},
+        {"memory.eligibility": "before"},
+        {"data.split": "global_time", "memory.eligibility": "before"},
+    ],
+)
+def test_what_needs_times_is_refused_before_the_training(tmp_path, changes):
+    config, log = tiny_config(), generated_log()
+    config.update_from_flattened_dict(changes)
+    without = dataclasses.replace(log, timestamps=None)
+    with pytest.raises(DataError, match="config.* needs times but .* has none"):
+        train(config, without, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_later_stage_needs_the_first(tmp_path):
