@@ -11,6 +11,14 @@ from raserec_jax.benchmarks.curves import curve_lines, slopes
 from raserec_jax.report.plot_style import GRID, INK, style_axes
 
 _OURS, _OTHER = "#0072b2", "#8a919c"
+_ABOVE = {
+    "loc": "lower center",
+    "bbox_to_anchor": (0.5, 0.99),
+    "ncols": 2,
+    "frameon": False,
+    "fontsize": 8,
+}
+"""Of a legend: between title and curves, on none of them."""
 _SHARES = (
     ("product_share", "products", "#0072b2"),
     ("recomputed", "recomputed", "#56b4e9"),
@@ -141,15 +149,15 @@ def _draw_curve(axis: Axes, name: str, points: Sequence[Line]) -> None:
         if timed:
             more = memory.get_legend_handles_labels()
             handles, labels = handles + more[0], labels + more[1]
-        memory.legend(handles, labels, frameon=False, fontsize=8)
+        memory.legend(handles, labels, **_ABOVE)
         _room(memory, [one.temp_bytes / 2**20 for one in sized])
     elif timed:
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(**_ABOVE)
     if timed:
         _room(axis, [1e6 / one.rate for one in timed])
     axis.set_xticks([one.x for one in points], [f"{one.x:g}".replace("e+0", "e") for one in points])
     axis.minorticks_off()
-    axis.set_title(name, fontsize=9.5)
+    axis.set_title(name, fontsize=9.5, pad=20)
 
 
 def _room(axis: Axes, values: Sequence[float]) -> None:
