@@ -57,7 +57,7 @@ def read_manifest(folder: pathlib.Path, kind: Kind) -> dict:
     """
     path = folder / "manifest.json"
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             content = file.read(_LARGEST_MANIFEST + 1)
     except FileNotFoundError:
         raise CheckpointError(
@@ -82,6 +82,11 @@ def read_manifest(folder: pathlib.Path, kind: Kind) -> dict:
             f"{path}: damaged, its content is not what was written; {kind.way_out}"
         )
     return manifest
+
+
+def _without_waiting(path: str | pathlib.Path, flags: int) -> int:
+    """An opener: a pipe in place of a file is empty, not awaited."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def listed_segments(folder: pathlib.Path, kind: Kind, repair: bool) -> list[dict]:
@@ -167,7 +172,7 @@ def read_segment(
 
 def _read_column(path: pathlib.Path, entry: dict, way_out: str, mapped: bool) -> np.ndarray:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = _without_waiting(path, os.O_RDONLY | os.O_NOFOLLOW)
         with open(descriptor, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
                 raise CheckpointError(

@@ -95,6 +95,8 @@ def manifest_problem(manifest: dict) -> str | None:
         return "key_dtype or time_dtype is none of this release"
     if manifest["dim"] < 1:
         return "dim is 0, expected at least 1"
+    if manifest["next_user_id"] < manifest["num_users"]:
+        return f"next_user_id is {manifest['next_user_id']}, expected at least num_users, {manifest['num_users']}"
     lines = manifest["history"]
     if not lines or not all(isinstance(one, dict) and "version" in one for one in lines):
         return "history is empty, or holds what is no line of it"
@@ -106,6 +108,9 @@ def manifest_problem(manifest: dict) -> str | None:
         problem = _segment_problem(segment, plain)
         if problem:
             return problem
+        name = segment.get("name")
+        if isinstance(name, str) and name.isdecimal() and int(name) >= manifest["next_segment"]:
+            return f"next_segment is {manifest['next_segment']}, expected more than segment {name}"
     return None
 
 

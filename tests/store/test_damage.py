@@ -116,7 +116,9 @@ def test_what_is_not_of_the_store_is_ignored_by_readers_and_left_by_writers(fold
         (lambda m: m.update(history=[{"version": "1"}]), "a version that is no int"),
         (lambda m: m["segments"][0].pop("name"), "None is not the name of a segment"),
         (lambda m: m.update(version=-1), "version is -1"),
-        (lambda m: m.update(next_user_id=0), "contradicts itself"),
+        (lambda m: m.update(next_user_id=0), "next_user_id is 0, expected at least num_users"),
+        (lambda m: m.update(next_user_id=0, num_users=0), "contradicts itself"),
+        (lambda m: m.update(next_segment=0), "next_segment is 0, expected more than segment"),
         (lambda m: m.update(num_items=2), "contradicts itself"),
         (lambda m: m.update(key_dtype="object"), "none of this release"),
         (lambda m: m.update(time_dtype="O"), "none of this release"),
@@ -145,6 +147,16 @@ def test_links_out_of_the_folder_are_refused(folder, tmp_path):
     (segment / "keys.npy").symlink_to(tmp_path / "keys.npy")
     with pytest.raises(CheckpointError, match="keys.npy: cannot be read"):
         StoreReader(folder)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "keys.npy"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder, name):
+    path = next(folder.rglob(name))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match=f"{name}: "):
+        StoreReader(folder)
+    assert verify_store(folder)
 
 
 def test_nothing_is_removed_through_a_link(folder, tmp_path):
