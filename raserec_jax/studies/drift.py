@@ -36,6 +36,7 @@ from raserec_jax.evaluation.ranking import Scores
 from raserec_jax.recommend.loading import Workdir, open_workdir
 from raserec_jax.report.results import write_bytes_atomic, write_json_atomic
 from raserec_jax.retrieval.memory_bank import MemoryBank
+from raserec_jax.retrieval.subsets import Subset
 from raserec_jax.training.memory_search import search_bank
 from raserec_jax.training.pipeline import read_data, train
 from raserec_jax.training.pretraining import query_ranks
@@ -86,7 +87,7 @@ def run_drift(
       "protocol", "devices", "violations": 0}.
 
     Raises:
-      ConfigError: a cut or a number of windows out of range.
+      ConfigError: a cut or a number of windows out of range, an encoder that is not frozen, or a part of the memory.
       DataError: a log without times, or a window in which nobody is asked; else as `train`.
     """
     if not 0.1 < cut < 1.0:
@@ -102,6 +103,11 @@ def run_drift(
         raise ConfigError(
             "--study=drift needs a frozen encoder; set --config.finetune.train_encoder=false"
         )
+    for field, value in Subset()._asdict().items():
+        if config.memory[field] != value:
+            raise ConfigError(
+                f"--study=drift keeps all pairs of each age; leave --config.memory.{field} at {value}"
+            )
     config = _by_time(config, log, seed, cut)
     split = split_log(log, config.data)
     spans = windows_after(log, config.data.split_times[1], windows)

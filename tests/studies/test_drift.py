@@ -106,6 +106,10 @@ def test_what_cannot_be_studied_says_so(tmp_path):
     with pytest.raises(DataError, match="in window 17 of 20 nobody .* fewer than --windows=20"):
         run_drift(config, tmp_path / "w", windows=20, log=late)
     assert not (tmp_path / "w").exists()
+    config.memory.newest_share = 0.25
+    with pytest.raises(ConfigError, match="leave --config.memory.newest_share at 1.0"):
+        run_drift(config, tmp_path, log=log)
+    config.memory.newest_share = 1.0
     config.finetune.train_encoder = True
     with pytest.raises(ConfigError, match="needs a frozen encoder"):
         run_drift(config, tmp_path, log=log)
