@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import pathlib
 import shutil
 from unittest import mock
@@ -109,3 +110,13 @@ def tiny_config():
     config.mixing.update(top_k=8, temperatures=(0.05, 0.2), weights=(0.3,))
     config.evaluation.update(bootstrap_samples=20, samples=0)
     return config
+
+
+def change_config(workdir, **values):
+    """Sets GROUP__NAME=VALUE in config.json."""
+    path = workdir / "config.json"
+    config = json.loads(path.read_text())
+    for name, value in values.items():
+        group, _, leaf = name.partition("__")
+        config[group][leaf] = value
+    path.write_text(json.dumps(config))

@@ -64,3 +64,8 @@ def live_events(snapshot):
         tuple(int(column[row]) for column in columns)
         for row in np.flatnonzero(snapshot.event_alive)
     ]
+
+
+def is_one_sentence(error):
+    text = str(error.value)
+    return "\n" not in text and len(text) < 700
